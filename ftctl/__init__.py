@@ -1,0 +1,1 @@
+"""ftctl: the command-line client of ftd."""

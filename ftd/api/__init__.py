@@ -1,0 +1,1 @@
+"""Two thin faces over one service."""

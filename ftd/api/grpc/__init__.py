@@ -1,0 +1,1 @@
+"""The gRPC face: decode, one service call, encode."""

@@ -1,0 +1,1 @@
+"""The REST face, in OpenAI's shapes: decode, one service call, encode."""

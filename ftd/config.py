@@ -1,0 +1,212 @@
+"""Every knob, its bound and its default, in one typed place.
+
+Precedence: flag > FTD_* environment (nested by "__": FTD_LIMITS__UPLOAD_BYTES) > TOML > default.
+Unknown keys are refused: a misspelt limit must not silently be the default.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from ftd.core.errors import FtdError, Kind
+from ftd.core.models import is_base_name
+from ftd.core.spec import Lora
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Limits(_Section):
+    """What a client may ask of us."""
+
+    upload_bytes: int = Field(25 * 10**9, ge=1)
+    """The largest upload."""
+    line_bytes: int = Field(64 * 2**20, ge=1024)
+    """The longest line of a training file; a longer one is a fault of that line."""
+    json_depth: int = Field(64, ge=4, le=200)
+    """How deep a line's JSON may nest."""
+    body_bytes: int = Field(2**20, ge=1024)
+    """The largest JSON request body."""
+    page: int = Field(1000, ge=1)
+    """The most rows of one page of jobs, events or checkpoints."""
+    check_wait_s: float = Field(5.0, ge=0)
+    """How long an upload waits for its check before it answers `uploaded`."""
+    check_memory_bytes: int = Field(2 * 2**30, ge=2**28)
+    """The address space of the process that checks a file."""
+    log_bytes: int = Field(16 * 2**20, ge=2**16)
+    """The size at which a worker's log is rotated; one older part is kept."""
+    watchers: int = Field(256, ge=1)
+    """How many event streams may be open at once."""
+
+
+class Training(_Section):
+    """How jobs train. A `[models.<name>]` section overrides the model-dependent ones."""
+
+    context_tokens: int = Field(4096, ge=8)
+    """Longer examples are cut from the end, and counted in a warning."""
+    full: bool = False
+    """Train every weight instead of a LoRA adapter."""
+    lora: Lora = Lora()
+    """rank, alpha, dropout, targets."""
+    lora_learning_rate: float = Field(2e-4, gt=0)
+    """What learning_rate_multiplier 1.0 means for LoRA."""
+    full_learning_rate: float = Field(1e-5, gt=0)
+    """What learning_rate_multiplier 1.0 means for full fine-tuning."""
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    micro_batch_tokens: int = Field(8192, ge=8)
+    """Padded tokens of one forward pass; gradients accumulate up to the batch size."""
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """CPU threads of a trainer. A job keeps the number that it started with."""
+    attempts: int = Field(3, ge=1, le=100)
+    """Attempts in a row without a new checkpoint, after which a lost job has failed."""
+
+
+class ModelOverrides(_Section):
+    """The keys of `[training]` that may differ by base model; None keeps the general one."""
+
+    context_tokens: int | None = Field(None, ge=8)
+    full: bool | None = None
+    lora: Lora | None = None
+    lora_learning_rate: float | None = Field(None, gt=0)
+    full_learning_rate: float | None = Field(None, gt=0)
+    micro_batch_tokens: int | None = Field(None, ge=8)
+
+
+class Stopping(_Section):
+    """How a trainer is stopped: asked, then SIGTERM, then SIGKILL."""
+
+    ask_s: float = Field(60.0, ge=0)
+    """From the request (obeyed at the next step boundary) to SIGTERM."""
+    term_s: float = Field(30.0, ge=0)
+    """From SIGTERM to SIGKILL."""
+
+
+class Devices(_Section):
+    """What may be lent."""
+
+    use: Literal["auto", "cpu"] = "auto"
+    """auto: every NVIDIA GPU, or the CPU where there is none."""
+    exclude: tuple[str, ...] = ()
+    """UUIDs of GPUs that jobs must not use."""
+
+
+class Metrics(_Section):
+    require_key: bool = False
+    """Ask for the API key on /metrics, on loopback too."""
+
+
+class Settings(BaseSettings):
+    """The daemon's settings. `home` holds everything it keeps."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FTD_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    home: Path = Field(default_factory=lambda: default_home())
+    rest: str = "127.0.0.1:8420"
+    """HOST:PORT of the REST face; port 0 picks a free one."""
+    grpc: tuple[str, ...] = ()
+    """TCP addresses of the gRPC face, beside its unix socket."""
+    organization: str = "org-local"
+    """organization_id of every job."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    aliases: dict[str, str] = {}
+    """Names that stand for registered models: old scripts run unchanged."""
+    limits: Limits = Limits()
+    training: Training = Training()
+    models: dict[str, ModelOverrides] = {}
+    stopping: Stopping = Stopping()
+    devices: Devices = Devices()
+    metrics: Metrics = Metrics()
+
+    @field_validator("rest")
+    @classmethod
+    def _host_port(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if not colon or not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError("must be HOST:PORT")
+        return value
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("aliases")
+    @classmethod
+    def _alias_targets(cls, value: dict[str, str]) -> dict[str, str]:
+        for alias, name in value.items():
+            if not is_base_name(name):
+                raise ValueError(f"alias {alias!r} stands for {name!r}, which is no model name")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        toml = TomlConfigSettingsSource(settings_cls, _toml_file.get("path"))
+        return init_settings, env_settings, toml
+
+    def training_of(self, base: str) -> Training:
+        """The training section as it holds for one base model."""
+        overrides = self.models.get(base)
+        if overrides is None:
+            return self.training
+        changed = overrides.model_dump(exclude_none=True, exclude={"lora"})
+        if overrides.lora is not None:
+            changed["lora"] = overrides.lora
+        return self.training.model_copy(update=changed)
+
+
+# pydantic-settings wants its file at class level; load() sets it for the one call.
+_toml_file: dict[str, Path] = {}
+
+
+def load(config: Path | None = None, **flags: Any) -> Settings:
+    """Read flags (None is unset), environment and TOML. Raises FtdError that names the key."""
+    if config is not None and not config.is_file():
+        raise FtdError(Kind.INVALID, f"there is no configuration file {config}")
+    given = {key: value for key, value in flags.items() if value is not None}
+    try:
+        if config is not None:
+            _toml_file["path"] = config
+        return Settings(**given)
+    except ValidationError as error:
+        raise FtdError(Kind.INVALID, _explain(error)) from error
+    except ValueError as error:  # TOML that does not parse
+        raise FtdError(Kind.INVALID, f"{config}: {error}") from error
+    finally:
+        _toml_file.clear()
+
+
+def default_home() -> Path:
+    """$FTD_HOME, else systemd's $STATE_DIRECTORY, else ~/.local/share/ftd."""
+    for variable in ("FTD_HOME", "STATE_DIRECTORY"):
+        if value := os.environ.get(variable):
+            return Path(value.split(":")[0])
+    return Path.home() / ".local" / "share" / "ftd"
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        lines.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}")
+    return "configuration: " + "; ".join(lines)

@@ -1,0 +1,1 @@
+"""The floor that decides: pure values and functions, no I/O, no clock, no randomness."""

@@ -1,0 +1,55 @@
+"""Model names: how a tuned model is called, and which names are allowed."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_SUFFIX = 64
+
+# A base model's name appears in URLs and in ft: names: no slash, no colon, no surprises.
+_BASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}\Z")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+class ModelKind(StrEnum):
+    BASE = "base"
+    TUNED = "tuned"
+    CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A row of the truth.
+
+    `path` is relative to the home: a full model for a base, a PEFT adapter (or, after full
+    fine-tuning, a full model) otherwise. `base` is the name of the base model at the root.
+    """
+
+    name: str
+    project: str
+    kind: ModelKind
+    base: str
+    path: str
+    sha256: str
+    created_at: int
+    job: str | None = None
+    facts: Mapping[str, object] | None = None  # see ftd.host.models.Facts
+
+
+def is_base_name(name: str) -> bool:
+    return _BASE_NAME.match(name) is not None
+
+
+def tuned_name(base: str, suffix: str | None, unique: str) -> str:
+    """`ft:<base>:<suffix>:<id>`; the suffix is kept verbatim on the job and made safe here."""
+    return f"ft:{base}:{_UNSAFE.sub('-', suffix or '')}:{unique}"
+
+
+def checkpoint_name(tuned: str, step: int) -> str:
+    return f"{tuned}:ckpt-step-{step}"
+
+
+def adapter_id(tuned: str) -> str:
+    """The 8-character id at the end of a tuned model's name; it names home/adapters/<id>."""
+    return tuned.rsplit(":", 1)[1]

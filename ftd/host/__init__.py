@@ -1,0 +1,1 @@
+"""The machine around us: devices, model directories, stored bytes, systemd, locks."""

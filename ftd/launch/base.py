@@ -1,0 +1,117 @@
+"""What a launcher promises: a worker is known by its run directory, spool and control channel.
+
+Nothing here says that the worker runs on this host. The launcher answers whether it lives.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ftd.core.device import Device
+from ftd.core.job import Exit
+from ftd.core.wire import Command
+
+
+class Refused(Exception):
+    """An assignment that did not happen: a lock is held, or the shim is gone. Nothing runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """A job for a launched worker.
+
+    `spec` is the JSON of a TrainSpec, written to in/spec.json. `inputs` maps a name below `in/`
+    to a file or directory that is hard-linked there (copied across file systems), so that its
+    bytes outlive a delete. The job's lock and the devices' are taken before the worker is told.
+    """
+
+    job: str
+    attempt: int
+    spec: bytes
+    inputs: Mapping[str, Path]
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One fact as spooled. `seq` counts from 1 within a launch, without gaps."""
+
+    seq: int
+    line: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spooled:
+    """What a read of the spool gave.
+
+    `offset` is where to read on. `torn` says that the bytes there are no whole valid frame: of a
+    living shim, wait; of a dead one, the spool ends here. `corrupt` says that bytes before the
+    end are damaged and names what is wrong.
+    """
+
+    frames: tuple[Frame, ...]
+    offset: int
+    torn: bool = False
+    corrupt: str | None = None
+
+
+class Channel(Protocol):
+    """A line to one launched worker's shim; it may break at any time and be opened anew."""
+
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait until the shim pokes (new frames, an exit) or the time is up; False when the
+        shim has gone."""
+        ...
+
+    async def command(self, command: Command) -> None:
+        """Forward a command to the worker. Raises Refused when the shim is gone."""
+        ...
+
+    async def signal(self, name: str) -> None:
+        """Send "TERM" or "KILL" to the worker's process group. Raises Refused likewise."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Launcher(Protocol):
+    """Starts workers and finds them again."""
+
+    async def launch(self, launch: str, devices: tuple[Device, ...]) -> None:
+        """Make runs/<launch>/{in,out} and start a shim with an idle worker that will see these
+        devices. Returns when the shim listens. Raises Refused when it does not start."""
+        ...
+
+    async def assign(self, launch: str, assignment: Assignment) -> None:
+        """Give a launched worker its job. Returns when the locks are held, `assigned.json` is on
+        disk and the worker has been told. Raises Refused."""
+        ...
+
+    async def connect(self, launch: str) -> Channel | None:
+        """Open a channel to a shim that lives, or None."""
+        ...
+
+    async def alive(self, job: str) -> bool:
+        """Whether some process still holds the job's lock: kernel truth, not a pid."""
+        ...
+
+    def assigned(self, launch: str) -> bool:
+        """Whether `assigned.json` is there: the shim had its locks."""
+        ...
+
+    def read(self, launch: str, offset: int, limit_bytes: int) -> Spooled:
+        """Frames of the spool from `offset` on, about `limit_bytes` of them at most."""
+        ...
+
+    def exit_record(self, launch: str) -> Exit | None:
+        """The worker's end as its shim recorded it, or None."""
+        ...
+
+    def out(self, launch: str) -> Path:
+        """The directory that the worker writes."""
+        ...
+
+    def log(self, launch: str) -> Path:
+        """The file that takes the worker's stdout and stderr."""
+        ...

@@ -1,0 +1,1 @@
+"""The door: every use case, once, for both faces."""

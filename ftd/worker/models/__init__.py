@@ -1,0 +1,1 @@
+"""Base models on their way in: fetched, converted, proven to load."""

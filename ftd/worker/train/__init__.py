@@ -1,0 +1,1 @@
+"""One training attempt, top to bottom: data, masks, packing, model, loop, checkpoint."""
