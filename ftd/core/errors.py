@@ -16,6 +16,7 @@ class Kind(Enum):
     FORBIDDEN = ("PERMISSION_DENIED", 403, "invalid_request_error")
     NOT_FOUND = ("NOT_FOUND", 404, "invalid_request_error")
     METHOD_NOT_ALLOWED = ("UNIMPLEMENTED", 405, "invalid_request_error")
+    TIMED_OUT = ("DEADLINE_EXCEEDED", 408, "invalid_request_error")
     TOO_LARGE = ("RESOURCE_EXHAUSTED", 413, "invalid_request_error")
     UNAVAILABLE = ("UNAVAILABLE", 503, "server_error")
     NO_SPACE = ("RESOURCE_EXHAUSTED", 507, "server_error")

@@ -41,6 +41,7 @@ class TrainSpec(_Spec):
     attempt: int = Field(ge=1)
     seed: int = Field(ge=0, le=0x7FFFFFFF)
     model: str = "in/model"
+    model_name: str = "base"  # what people call it; an adapter says that it belongs to it
     adapter: str | None = None  # go on from this PEFT adapter: same rank and targets
     training_file: str = "in/training.jsonl"
     validation_file: str | None = None

@@ -100,13 +100,19 @@ class Step(_Message):
 
 
 class Saved(_Message):
-    """A checkpoint is published under `path` (relative to the run's out directory)."""
+    """A checkpoint is published under `path` (relative to the run's out directory).
+
+    `contents` names the directory in it that holds the model. One that was not saved at the end
+    of an epoch is a resume point, not a model.
+    """
 
     kind: Literal["saved"] = "saved"
     step: int
     epoch: int
     path: str
     manifest_sha256: str
+    contents: Literal["adapter", "model"] = "adapter"
+    epoch_end: bool = True
 
 
 class Done(_Message):
@@ -134,7 +140,17 @@ class Failed(_Message):
 
 
 Fact = Annotated[
-    Started | Accepted | Phase | Notice | Prepared | Resumed | Step | Saved | Done | Stopped | Failed,
+    Started
+    | Accepted
+    | Phase
+    | Notice
+    | Prepared
+    | Resumed
+    | Step
+    | Saved
+    | Done
+    | Stopped
+    | Failed,
     Field(discriminator="kind"),
 ]
 
