@@ -21,6 +21,14 @@ from ftd.core.models import is_base_name
 from ftd.core.spec import Lora
 
 
+def default_home() -> Path:
+    """$FTD_HOME, else systemd's $STATE_DIRECTORY, else ~/.local/share/ftd."""
+    for variable in ("FTD_HOME", "STATE_DIRECTORY"):
+        if value := os.environ.get(variable):
+            return Path(value.split(":")[0])
+    return Path.home() / ".local" / "share" / "ftd"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -113,7 +121,7 @@ class Settings(BaseSettings):
         env_prefix="FTD_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    home: Path = Field(default_factory=lambda: default_home())
+    home: Path = Field(default_factory=default_home)
     rest: str = "127.0.0.1:8420"
     """HOST:PORT of the REST face; port 0 picks a free one."""
     grpc: tuple[str, ...] = ()
@@ -194,14 +202,6 @@ def load(config: Path | None = None, **flags: Any) -> Settings:
         raise FtdError(Kind.INVALID, f"{config}: {error}") from error
     finally:
         _toml_file.clear()
-
-
-def default_home() -> Path:
-    """$FTD_HOME, else systemd's $STATE_DIRECTORY, else ~/.local/share/ftd."""
-    for variable in ("FTD_HOME", "STATE_DIRECTORY"):
-        if value := os.environ.get(variable):
-            return Path(value.split(":")[0])
-    return Path.home() / ".local" / "share" / "ftd"
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,0 +1,109 @@
+"""Attempts and the leases they hold: no device is over-lent, whatever the code believes."""
+
+import json
+from collections.abc import Sequence
+
+from ftd.core.device import Device
+from ftd.core.job import Attempt
+from ftd.store.db import Database, Row, Transaction
+
+_COLUMNS = "id, job, number, launch, devices, started_at, spool_offset"
+
+# An attempt that never began (its worker did not start, or a lock was held) is handed back: it
+# counts neither for the job nor against it.
+RETURNED = "returned"
+
+
+def begin(
+    tx: Transaction, *, job_id: str, launch: str, devices: Sequence[Device], now: int
+) -> Attempt:
+    """Create the job's next attempt with its leases, every slot of every device.
+
+    Raises sqlite3.IntegrityError, and so undoes the whole change, when a device is lent already
+    or another attempt of the job lives.
+    """
+    number = tx.execute(
+        "SELECT coalesce(max(number), 0) + 1 FROM attempts WHERE job = ?", (job_id,)
+    ).fetchone()[0]
+    ids = tuple(device.id for device in devices)
+    attempt_id = tx.execute(
+        "INSERT INTO attempts (job, number, launch, devices, started_at) VALUES (?, ?, ?, ?, ?)",
+        (job_id, number, launch, json.dumps(ids), now),
+    ).lastrowid
+    assert attempt_id is not None
+    tx.executemany(
+        "INSERT INTO leases (device, slot, attempt) VALUES (?, ?, ?)",
+        [(device.id, slot, attempt_id) for device in devices for slot in range(device.slots)],
+    )
+    return Attempt(
+        id=attempt_id, job=job_id, number=number, launch=launch, devices=ids, started_at=now
+    )
+
+
+def advance(tx: Transaction, attempt_id: int, offset: int, last_word: str | None) -> None:
+    """Move the spool's cursor; in the same transaction as the rows made from what was read."""
+    tx.execute(
+        "UPDATE attempts SET spool_offset = ?, last_word = coalesce(?, last_word) WHERE id = ?",
+        (offset, last_word, attempt_id),
+    )
+
+
+def note_progress(tx: Transaction, attempt_id: int) -> None:
+    """The attempt published a checkpoint, so the job moves on."""
+    tx.execute("UPDATE attempts SET progressed = 1 WHERE id = ?", (attempt_id,))
+
+
+def end(tx: Transaction, attempt_id: int, *, ending: str, note: str | None, now: int) -> bool:
+    """Close the attempt and free its devices; False if it was closed before."""
+    cursor = tx.execute(
+        "UPDATE attempts SET ended_at = ?, ending = ?, ending_note = ? "
+        "WHERE id = ? AND ended_at IS NULL",
+        (now, ending, note, attempt_id),
+    )
+    tx.execute("DELETE FROM leases WHERE attempt = ?", (attempt_id,))
+    return cursor.rowcount == 1
+
+
+def without_progress(tx: Transaction, job_id: str) -> int:
+    """How many of the job's last attempts in a row began and published no checkpoint."""
+    row = tx.execute(
+        "SELECT count(*) FROM attempts WHERE job = :job AND ending IS NOT :returned AND number > "
+        "(SELECT coalesce(max(number), 0) FROM attempts WHERE job = :job AND progressed)",
+        {"job": job_id, "returned": RETURNED},
+    ).fetchone()
+    count: int = row[0]
+    return count
+
+
+async def last_word(db: Database, attempt_id: int) -> str | None:
+    """The attempt's last telling fact, as the line that said it."""
+    rows = await db.rows("SELECT last_word FROM attempts WHERE id = ?", (attempt_id,))
+    word: str | None = rows[0]["last_word"]
+    return word
+
+
+async def live(db: Database) -> tuple[Attempt, ...]:
+    rows = await db.rows(f"SELECT {_COLUMNS} FROM attempts WHERE ended_at IS NULL ORDER BY id")
+    return tuple(attempt(row) for row in rows)
+
+
+async def newest(db: Database, job_id: str) -> Attempt | None:
+    """The job's latest attempt, or None."""
+    rows = await db.rows(
+        f"SELECT {_COLUMNS} FROM attempts WHERE job = ? ORDER BY number DESC LIMIT 1", (job_id,)
+    )
+    return attempt(rows[0]) if rows else None
+
+
+async def holders(db: Database) -> dict[str, str]:
+    """Which job leases which device."""
+    rows = await db.rows(
+        "SELECT DISTINCT leases.device, attempts.job FROM leases "
+        "JOIN attempts ON attempts.id = leases.attempt"
+    )
+    return {row["device"]: row["job"] for row in rows}
+
+
+def attempt(row: Row) -> Attempt:
+    values = dict(row)
+    return Attempt(**values | {"devices": tuple(json.loads(values["devices"]))})

@@ -1,0 +1,80 @@
+"""Published checkpoints: those with a name are listed, the others are resume points."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ftd.core.job import Checkpoint
+from ftd.store.db import Database, Row, Transaction
+
+_COLUMNS = "seq, id, job, created_at, step, model, metrics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumePoint:
+    """Where a next attempt may go on; `path` is relative to the home."""
+
+    step: int
+    path: str
+    sha256: str
+
+
+def publish(
+    tx: Transaction,
+    *,
+    checkpoint_id: str,
+    job_id: str,
+    now: int,
+    step: int,
+    model: str | None,
+    metrics: Mapping[str, float],
+    path: str,
+    sha256: str,
+) -> bool:
+    """Record a checkpoint. A step that is published again (a replay) takes the newer place, and
+    False says that it was known."""
+    known = tx.execute(
+        "SELECT 1 FROM checkpoints WHERE job = ? AND step = ? AND (model IS NOT NULL OR ? IS NULL)",
+        (job_id, step, model),
+    ).fetchone()
+    tx.execute(
+        "INSERT INTO checkpoints (id, job, created_at, step, model, metrics, path, sha256) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job, step) DO UPDATE SET "
+        "path = excluded.path, sha256 = excluded.sha256, metrics = excluded.metrics, "
+        "model = coalesce(excluded.model, model)",
+        (checkpoint_id, job_id, now, step, model, json.dumps(metrics), path, sha256),
+    )
+    return known is None
+
+
+async def page(
+    db: Database, job_id: str, *, after: str | None, limit: int
+) -> tuple[Checkpoint, ...]:
+    """Highest step first. An unknown cursor gives nothing."""
+    sql = f"SELECT {_COLUMNS} FROM checkpoints WHERE job = ? AND model IS NOT NULL"
+    parameters: list[str | int] = [job_id]
+    if after is not None:
+        sql += " AND step < (SELECT step FROM checkpoints WHERE id = ? AND job = ?)"
+        parameters += [after, job_id]
+    rows = await db.rows(f"{sql} ORDER BY step DESC LIMIT ?", [*parameters, limit])
+    return tuple(_checkpoint(row) for row in rows)
+
+
+async def resume_points(db: Database, job_id: str) -> tuple[ResumePoint, ...]:
+    """Newest step first."""
+    rows = await db.rows(
+        "SELECT step, path, sha256 FROM checkpoints WHERE job = ? ORDER BY step DESC", (job_id,)
+    )
+    return tuple(ResumePoint(**dict(row)) for row in rows)
+
+
+async def at_step(db: Database, job_id: str, step: int) -> ResumePoint | None:
+    rows = await db.rows(
+        "SELECT step, path, sha256 FROM checkpoints WHERE job = ? AND step = ?", (job_id, step)
+    )
+    return ResumePoint(**dict(rows[0])) if rows else None
+
+
+def _checkpoint(row: Row) -> Checkpoint:
+    values = dict(row)
+    return Checkpoint(**values | {"metrics": json.loads(values["metrics"])})

@@ -1,0 +1,123 @@
+"""Files as rows; their bytes lie beside the database and outlive a delete while they are used."""
+
+import json
+from collections.abc import Mapping
+
+from ftd.core.file import File, FileStatus
+from ftd.store.db import Database, Row, Transaction
+
+_COLUMNS = (
+    "seq, id, project, purpose, filename, bytes, sha256, created_at, expires_at, status, report"
+)
+_VISIBLE = "deleted_at IS NULL"
+
+
+def insert(tx: Transaction, file: File) -> None:
+    """Store a new file; its `seq` is assigned here and the given one ignored."""
+    tx.execute(
+        "INSERT INTO files (id, project, purpose, filename, bytes, sha256, created_at, expires_at, "
+        "status, report) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            file.id,
+            file.project,
+            file.purpose,
+            file.filename,
+            file.bytes,
+            file.sha256,
+            file.created_at,
+            file.expires_at,
+            file.status,
+            None if file.report is None else json.dumps(file.report),
+        ),
+    )
+
+
+def checked(
+    tx: Transaction, file_id: str, status: FileStatus, report: Mapping[str, object]
+) -> None:
+    """Keep what the check found."""
+    tx.execute(
+        "UPDATE files SET status = ?, report = ? WHERE id = ?",
+        (status, json.dumps(report), file_id),
+    )
+
+
+def hide(tx: Transaction, project: str, file_id: str, now: int) -> bool:
+    """Delete as clients see it; False if there is nothing to hide."""
+    cursor = tx.execute(
+        f"UPDATE files SET deleted_at = ? WHERE id = ? AND project = ? AND {_VISIBLE}",
+        (now, file_id, project),
+    )
+    return cursor.rowcount == 1
+
+
+def hide_expired(tx: Transaction, now: int) -> int:
+    """Hide what has reached its expires_at; how many."""
+    return tx.execute(
+        f"UPDATE files SET deleted_at = ? WHERE expires_at <= ? AND {_VISIBLE}", (now, now)
+    ).rowcount
+
+
+def unpurged(tx: Transaction) -> tuple[str, ...]:
+    """Hidden files whose bytes are still there."""
+    rows = tx.execute(
+        "SELECT id FROM files WHERE deleted_at IS NOT NULL AND purged_at IS NULL"
+    ).fetchall()
+    return tuple(row["id"] for row in rows)
+
+
+def purged(tx: Transaction, file_id: str, now: int) -> None:
+    tx.execute("UPDATE files SET purged_at = ? WHERE id = ?", (now, file_id))
+
+
+def find(tx: Transaction, file_id: str) -> File | None:
+    """A file, hidden or not, as this transaction sees it."""
+    row = tx.execute(f"SELECT {_COLUMNS} FROM files WHERE id = ?", (file_id,)).fetchone()
+    return None if row is None else _file(row)
+
+
+async def get(db: Database, project: str, file_id: str) -> File | None:
+    rows = await db.rows(
+        f"SELECT {_COLUMNS} FROM files WHERE id = ? AND project = ? AND {_VISIBLE}",
+        (file_id, project),
+    )
+    return _file(rows[0]) if rows else None
+
+
+async def known_ids(db: Database) -> frozenset[str]:
+    """Every file whose bytes should be there."""
+    rows = await db.rows("SELECT id FROM files WHERE purged_at IS NULL")
+    return frozenset(row["id"] for row in rows)
+
+
+async def unchecked(db: Database) -> tuple[File, ...]:
+    """Files whose check has not been kept: the daemon ended before it did."""
+    rows = await db.rows(f"SELECT {_COLUMNS} FROM files WHERE status = 'uploaded' ORDER BY seq")
+    return tuple(_file(row) for row in rows)
+
+
+async def page(
+    db: Database, project: str, *, purpose: str | None, after: str | None, limit: int, oldest: bool
+) -> tuple[File, ...]:
+    """In order of creation, newest first unless `oldest`. An unknown cursor gives nothing."""
+    sql = f"SELECT {_COLUMNS} FROM files WHERE project = ? AND {_VISIBLE}"
+    parameters: list[str | int] = [project]
+    if purpose is not None:
+        sql += " AND purpose = ?"
+        parameters.append(purpose)
+    if after is not None:
+        sql += f" AND seq {'>' if oldest else '<'} "
+        sql += "(SELECT seq FROM files WHERE id = ? AND project = ?)"
+        parameters += [after, project]
+    sql += f" ORDER BY seq {'ASC' if oldest else 'DESC'} LIMIT ?"
+    rows = await db.rows(sql, [*parameters, limit])
+    return tuple(_file(row) for row in rows)
+
+
+def _file(row: Row) -> File:
+    values = dict(row)
+    report = values.pop("report")
+    return File(
+        **values | {"status": FileStatus(values["status"])},
+        report=None if report is None else json.loads(report),
+    )

@@ -1,0 +1,1 @@
+"""Numbered schema changes, oldest first; PRAGMA user_version counts those applied."""

@@ -1,0 +1,109 @@
+"""Models as rows: bases, tuned models and checkpoints, by name."""
+
+import json
+
+from ftd.core.models import Model, ModelKind
+from ftd.store.db import Database, Row, Transaction
+
+_COLUMNS = "name, project, kind, base, path, sha256, created_at, job, facts"
+
+# Base models belong to the workstation: every project sees them.
+SHARED = "*"
+
+
+def insert(tx: Transaction, model: Model) -> None:
+    """Store a model. Raises sqlite3.IntegrityError when the name is taken."""
+    tx.execute(
+        f"INSERT INTO models ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            model.name,
+            model.project,
+            model.kind,
+            model.base,
+            model.path,
+            model.sha256,
+            model.created_at,
+            model.job,
+            None if model.facts is None else json.dumps(model.facts),
+        ),
+    )
+
+
+def replace(tx: Transaction, model: Model) -> None:
+    """Store a model that a replayed step may have published before."""
+    tx.execute("DELETE FROM models WHERE name = ? AND deleted_at IS NULL", (model.name,))
+    insert(tx, model)
+
+
+def hide(tx: Transaction, name: str, now: int) -> bool:
+    """Delete as clients see it; False if there is nothing to hide."""
+    cursor = tx.execute(
+        "UPDATE models SET deleted_at = ? WHERE name = ? AND deleted_at IS NULL", (now, name)
+    )
+    return cursor.rowcount == 1
+
+
+def unpurged(tx: Transaction) -> tuple[Model, ...]:
+    """Hidden models whose bytes may still be there."""
+    rows = tx.execute(
+        f"SELECT {_COLUMNS} FROM models WHERE deleted_at IS NOT NULL AND purged_at IS NULL"
+    ).fetchall()
+    return tuple(_model(row) for row in rows)
+
+
+def purged(tx: Transaction, name: str, now: int) -> None:
+    tx.execute(
+        "UPDATE models SET purged_at = ? WHERE name = ? AND deleted_at IS NOT NULL", (now, name)
+    )
+
+
+def shares_bytes(tx: Transaction, path: str) -> bool:
+    """Whether a visible model lies at this path."""
+    row = tx.execute(
+        "SELECT 1 FROM models WHERE path = ? AND deleted_at IS NULL LIMIT 1", (path,)
+    ).fetchone()
+    return row is not None
+
+
+async def get(db: Database, project: str, name: str) -> Model | None:
+    rows = await db.rows(
+        f"SELECT {_COLUMNS} FROM models WHERE name = ? AND project IN (?, ?) "
+        "AND deleted_at IS NULL",
+        (name, project, SHARED),
+    )
+    return _model(rows[0]) if rows else None
+
+
+async def any_named(db: Database, name: str) -> Model | None:
+    """The newest model of this name, hidden or not: an accepted job still trains from it."""
+    rows = await db.rows(
+        f"SELECT {_COLUMNS} FROM models WHERE name = ? AND purged_at IS NULL "
+        "ORDER BY deleted_at IS NULL DESC, seq DESC LIMIT 1",
+        (name,),
+    )
+    return _model(rows[0]) if rows else None
+
+
+async def bases(db: Database) -> tuple[Model, ...]:
+    """Base models whose bytes should be there."""
+    rows = await db.rows(f"SELECT {_COLUMNS} FROM models WHERE kind = 'base' AND purged_at IS NULL")
+    return tuple(_model(row) for row in rows)
+
+
+async def visible(db: Database, project: str) -> tuple[Model, ...]:
+    """Every model of the project, bases first, then in order of creation."""
+    rows = await db.rows(
+        f"SELECT {_COLUMNS} FROM models WHERE project IN (?, ?) AND deleted_at IS NULL "
+        "ORDER BY kind <> 'base', seq",
+        (project, SHARED),
+    )
+    return tuple(_model(row) for row in rows)
+
+
+def _model(row: Row) -> Model:
+    values = dict(row)
+    facts = values.pop("facts")
+    return Model(
+        **values | {"kind": ModelKind(values["kind"])},
+        facts=None if facts is None else json.loads(facts),
+    )

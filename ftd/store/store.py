@@ -1,0 +1,237 @@
+"""The changes that touch several tables at once, each one transaction's worth of truth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ftd.core.admission import Rejected, judge
+from ftd.core.clock import Clock
+from ftd.core.dataset import Report
+from ftd.core.device import Device
+from ftd.core.file import File
+from ftd.core.ids import Ids
+from ftd.core.job import Attempt, Ending, Job, JobError, State, Want
+from ftd.core.models import Model
+from ftd.core.schedule import LiveAttempt, OpenJob, Snapshot
+from ftd.store import attempts, events, files, jobs, models
+from ftd.store.db import Database, Transaction
+
+CANCELLING = "Fine tuning process stopping due to job cancellation"
+STARTED = "Fine-tuning job started"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The database with the clock and the ids that its rows need."""
+
+    db: Database
+    clock: Clock
+    ids: Ids
+
+    def tell(
+        self,
+        tx: Transaction,
+        job_id: str,
+        message: str,
+        *,
+        level: str = "info",
+        data: Mapping[str, object] | None = None,
+    ) -> None:
+        events.tell(
+            tx,
+            job_id=job_id,
+            event_id=self.ids.event(),
+            now=self.clock.now(),
+            message=message,
+            level=level,
+            data=data,
+        )
+
+    async def create(self, job: Job) -> Job:
+        """Store a new job; one whose files are checked already is judged in the same breath."""
+
+        def work(tx: Transaction) -> Job:
+            jobs.insert(tx, job)
+            self.tell(tx, job.id, f"Created fine-tuning job: {job.id}")
+            named = f"training file: {job.training_file}"
+            if job.validation_file is not None:
+                named += f" and validation file: {job.validation_file}"
+            self.tell(tx, job.id, f"Validating {named}")
+            self._admit(tx, job.id)
+            return _found(tx, job.id)
+
+        return await self.db.write(work)
+
+    async def admit(self, job_id: str) -> None:
+        """Judge a job whose files are checked; nothing happens while they are not."""
+        await self.db.write(lambda tx: self._admit(tx, job_id))
+
+    def _admit(self, tx: Transaction, job_id: str) -> None:
+        job = _found(tx, job_id)
+        reports = {}
+        for param, file_id in (
+            ("training_file", job.training_file),
+            ("validation_file", job.validation_file),
+        ):
+            file = files.find(tx, file_id) if file_id is not None else None
+            if file is None:
+                continue
+            if file.report is None:
+                return
+            reports[param] = Report.from_json(file.report)
+        verdict = judge(job.requested, reports)
+        if isinstance(verdict, Rejected):
+            self.fail(tx, job_id, verdict.error, data=verdict.data())
+        elif jobs.move(tx, job_id, State.QUEUED, now=self.clock.now()):
+            jobs.resolve(tx, job_id, verdict.hyperparameters)
+            self.tell(tx, job_id, "Files validated, moving job to queued state")
+
+    def fail(
+        self,
+        tx: Transaction,
+        job_id: str,
+        error: JobError,
+        *,
+        data: Mapping[str, object] | None = None,
+    ) -> bool:
+        """Fail a job and say why; False if it was over already."""
+        if not jobs.move(tx, job_id, State.FAILED, now=self.clock.now(), error=error):
+            return False
+        told = data or {"code": error.code, "param": error.param}
+        self.tell(tx, job_id, error.message, level="error", data=told)
+        return True
+
+    async def cancel(self, job_id: str) -> Job | None:
+        """Cancel at the door: the wish and the move are one transaction. None if it was over."""
+
+        def work(tx: Transaction) -> Job | None:
+            if not jobs.move(tx, job_id, State.CANCELLED, now=self.clock.now()):
+                return None
+            jobs.wish(tx, job_id, Want.CANCEL)
+            self.tell(tx, job_id, CANCELLING, level="warn")
+            return _found(tx, job_id)
+
+        return await self.db.write(work)
+
+    async def start(self, job_id: str, launch: str, devices: Sequence[Device]) -> Attempt | None:
+        """Move a queued job to running and lease its devices, or do nothing and return None."""
+
+        def work(tx: Transaction) -> Attempt | None:
+            if not jobs.move(tx, job_id, State.RUNNING, now=self.clock.now()):
+                return None
+            return attempts.begin(
+                tx, job_id=job_id, launch=launch, devices=devices, now=self.clock.now()
+            )
+
+        return await self.db.write(work)
+
+    async def give_back(self, attempt: Attempt, why: str) -> None:
+        """An attempt that never began: its job waits in the queue again."""
+
+        def work(tx: Transaction) -> None:
+            now = self.clock.now()
+            if attempts.end(tx, attempt.id, ending=attempts.RETURNED, note=why, now=now):
+                jobs.move(tx, attempt.job, State.QUEUED, now=now)
+                jobs.note_wait(tx, attempt.job, why)
+
+        await self.db.write(work)
+
+    async def lose(self, attempt: Attempt, error: JobError, max_attempts: int) -> None:
+        """A trainer vanished: the job is queued again, or fails once it has had its chances."""
+
+        def work(tx: Transaction) -> None:
+            now = self.clock.now()
+            if not attempts.end(tx, attempt.id, ending=Ending.LOST, note=error.message, now=now):
+                return
+            lost = attempts.without_progress(tx, attempt.job)
+            if lost >= max_attempts:
+                told = replace(error, message=f"{error.message} (attempt {lost}, the last)")
+                self.fail(tx, attempt.job, told)
+            elif jobs.move(tx, attempt.job, State.QUEUED, now=now):
+                self.tell(
+                    tx, attempt.job, f"{error.message} The job is queued again.", level="warn"
+                )
+
+        await self.db.write(work)
+
+    async def stopped(self, attempt: Attempt) -> None:
+        """An attempt ended because it was asked to. A job that is not over is queued again."""
+
+        def work(tx: Transaction) -> None:
+            now = self.clock.now()
+            if attempts.end(tx, attempt.id, ending=Ending.STOPPED, note=None, now=now):
+                jobs.move(tx, attempt.job, State.QUEUED, now=now)
+
+        await self.db.write(work)
+
+    async def failed(self, attempt: Attempt, error: JobError) -> None:
+        """The trainer gave up and said why."""
+
+        def work(tx: Transaction) -> None:
+            now = self.clock.now()
+            if attempts.end(tx, attempt.id, ending=Ending.FAILED, note=error.message, now=now):
+                self.fail(tx, attempt.job, error)
+
+        await self.db.write(work)
+
+    async def succeed(
+        self, attempt: Attempt, *, model: Model, result: File, trained_tokens: int
+    ) -> None:
+        """The job is done: its model, its result file and its last events, all or nothing."""
+
+        def work(tx: Transaction) -> None:
+            now = self.clock.now()
+            if not attempts.end(tx, attempt.id, ending=Ending.DONE, note=None, now=now):
+                return
+            if not jobs.move(
+                tx, attempt.job, State.SUCCEEDED, now=now, fine_tuned_model=model.name
+            ):
+                return
+            models.replace(tx, model)
+            files.insert(tx, result)
+            jobs.note_result(tx, attempt.job, trained_tokens=trained_tokens, result_file=result.id)
+            self.tell(tx, attempt.job, f"New fine-tuned model created: {model.name}")
+            self.tell(tx, attempt.job, "The job has successfully completed")
+
+        await self.db.write(work)
+
+    async def running(self) -> int:
+        """How many attempts live."""
+        return len(await attempts.live(self.db))
+
+    async def snapshot(self, devices: Sequence[Device]) -> Snapshot:
+        """One consistent view of everything that is not over."""
+        async with self.db.reading() as read:
+            open_jobs = await read(
+                "SELECT jobs.id, jobs.seq, priority, state, want, "
+                "  CASE WHEN t.report IS NULL THEN t.id END AS training, "
+                "  CASE WHEN v.report IS NULL THEN v.id END AS validation "
+                "FROM jobs JOIN files t ON t.id = training_file "
+                "LEFT JOIN files v ON v.id = validation_file WHERE finished_at IS NULL"
+            )
+            live = await read("SELECT id, job FROM attempts WHERE ended_at IS NULL")
+            leased = await read(
+                "SELECT DISTINCT leases.device, attempts.job FROM leases "
+                "JOIN attempts ON attempts.id = leases.attempt"
+            )
+        return Snapshot(
+            jobs=tuple(
+                OpenJob(
+                    id=row["id"],
+                    seq=row["seq"],
+                    priority=row["priority"],
+                    state=State(row["state"]),
+                    want=Want(row["want"]),
+                    checking=tuple(f for f in (row["training"], row["validation"]) if f),
+                )
+                for row in open_jobs
+            ),
+            attempts=tuple(LiveAttempt(id=row["id"], job=row["job"]) for row in live),
+            devices=tuple(devices),
+            holders={row["device"]: row["job"] for row in leased},
+        )
+
+
+def _found(tx: Transaction, job_id: str) -> Job:
+    job = jobs.find(tx, job_id)
+    assert job is not None, f"{job_id} has no row"
+    return job

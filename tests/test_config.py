@@ -1,0 +1,85 @@
+"""Settings: precedence, bounds, and clear words for mistakes."""
+
+from pathlib import Path
+
+import pytest
+
+from ftd.config import Settings, load
+from ftd.core.errors import FtdError
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FTD_HOME", "STATE_DIRECTORY", "FTD_REST", "FTD_LIMITS__UPLOAD_BYTES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def toml(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "ftd.toml"
+    path.write_text(text)
+    return path
+
+
+def test_flag_goes_before_environment_before_toml_before_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toml(tmp_path, 'rest = "127.0.0.1:1"\n[limits]\nupload_bytes = 10\nline_bytes = 2000')
+    assert load().rest == "127.0.0.1:8420"
+    assert load(config).rest == "127.0.0.1:1"
+    monkeypatch.setenv("FTD_REST", "127.0.0.1:2")
+    monkeypatch.setenv("FTD_LIMITS__UPLOAD_BYTES", "20")
+    assert load(config).rest == "127.0.0.1:2"
+    assert load(config).limits.upload_bytes == 20
+    assert load(config).limits.line_bytes == 2000
+    assert load(config, rest="127.0.0.1:3").rest == "127.0.0.1:3"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("uplaod = 1", "uplaod"),
+        ("[limits]\nupload_byte = 1", "limits.upload_byte"),
+        ("[limits]\nupload_bytes = 0", "limits.upload_bytes"),
+        ('rest = "8420"', "HOST:PORT"),
+        ('[aliases]\n"gpt-4o" = "a/b"', "a/b"),
+        ("not toml", "ftd.toml"),
+        ("[training.lora]\nrank = 0", "training.lora.rank"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(FtdError) as caught:
+        load(toml(tmp_path, text))
+    assert words in caught.value.message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FtdError, match="nowhere"):
+        load(tmp_path / "nowhere.toml")
+
+
+def test_one_bad_file_does_not_spoil_the_next_load(tmp_path: Path) -> None:
+    with pytest.raises(FtdError):
+        load(toml(tmp_path, "uplaod = 1"))
+    assert load().rest == "127.0.0.1:8420"
+
+
+def test_the_home_is_found_where_systemd_and_people_put_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/ftd")
+    assert load().home == Path("/var/lib/ftd")
+    monkeypatch.setenv("FTD_HOME", "/srv/ftd")
+    assert load().home == Path("/srv/ftd")
+    assert load(home=Path("/flag")).home == Path("/flag")
+
+
+def test_a_models_section_changes_that_model_alone(tmp_path: Path) -> None:
+    settings = load(
+        toml(tmp_path, "[models.small]\ncontext_tokens = 512\n[models.small.lora]\nrank = 4")
+    )
+    assert settings.training_of("small").context_tokens == 512
+    assert settings.training_of("small").lora.rank == 4
+    assert (
+        settings.training_of("small").lora_learning_rate == Settings().training.lora_learning_rate
+    )
+    assert settings.training_of("other") == settings.training
