@@ -1,0 +1,110 @@
+"""Snapshot, decide, apply: the loop that moves jobs. A lost wake-up costs a tick, never a job."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from ftd.bell import Bell, wait
+from ftd.core.device import Device
+from ftd.core.job import Attempt
+from ftd.core.schedule import Action, Admit, Start, Stop, Wait, decide
+from ftd.runner.runner import Rooms, Runner
+from ftd.store import attempts, jobs
+from ftd.store.db import Transaction
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+PAUSE_S = 0.02  # between looks, so that a burst of commits is one look
+
+
+@dataclass(slots=True)
+class _Life:
+    runner: Runner
+    task: "asyncio.Task[None]"
+
+
+@dataclass(slots=True)
+class Engine:
+    """Runs until cancelled. Trainers do not end with it: the next daemon takes them up."""
+
+    rooms: Rooms
+    bell: Bell
+    devices: tuple[Device, ...]
+    alive: Callable[[], None] = lambda: None  # told at every turn: the watchdog's food
+    _lives: dict[int, _Life] = field(default_factory=dict)
+    _reasons: dict[str, str] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Look, decide and act, for ever."""
+        try:
+            while True:
+                heard = self.bell.listen()
+                started = self.rooms.clock.monotonic()
+                await self._turn()
+                self.rooms.metrics.scheduler_cycle.observe(self.rooms.clock.monotonic() - started)
+                self.alive()
+                await wait(heard, TICK_S)
+                await asyncio.sleep(PAUSE_S)
+        finally:
+            tasks = [life.task for life in self._lives.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _turn(self) -> None:
+        await self._adopt()
+        snapshot = await self.rooms.store.snapshot(self.devices)
+        for action in decide(snapshot):
+            await self._apply(action)
+
+    async def _adopt(self) -> None:
+        """Give every live attempt somebody who follows it, whoever began it."""
+        for attempt in await attempts.live(self.rooms.store.db):
+            if attempt.id not in self._lives:
+                runner = Runner(self.rooms, attempt)
+                self._live(attempt, runner, runner.run())
+
+    async def _apply(self, action: Action) -> None:
+        match action:
+            case Admit(job=job):
+                await self.rooms.store.admit(job)
+            case Start(job=job, devices=devices):
+                await self._start(job, devices)
+            case Stop(attempt=attempt):
+                if (life := self._lives.get(attempt)) is not None:
+                    life.runner.stop()
+            case Wait(job=job, reason=reason):
+                await self._explain(job, reason)
+
+    async def _start(self, job_id: str, devices: tuple[Device, ...]) -> None:
+        launch = self.rooms.store.ids.launch()
+        attempt = await self.rooms.store.start(job_id, launch, devices)
+        if attempt is None:
+            return  # somebody cancelled it first
+        self._reasons.pop(job_id, None)
+        runner = Runner(self.rooms, attempt)
+        self._live(attempt, runner, runner.begin(devices[0]))
+
+    async def _explain(self, job_id: str, reason: str) -> None:
+        if self._reasons.get(job_id) == reason:
+            return
+        self._reasons[job_id] = reason
+
+        def work(tx: Transaction) -> None:
+            jobs.note_wait(tx, job_id, reason)
+
+        await self.rooms.store.db.write(work)
+
+    def _live(self, attempt: Attempt, runner: Runner, life: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(life)
+        self._lives[attempt.id] = _Life(runner, task)
+        task.add_done_callback(lambda done: self._ended(attempt, done))
+
+    def _ended(self, attempt: Attempt, task: "asyncio.Task[None]") -> None:
+        """A runner that fails by our own mistake is said loudly and begun anew at the next turn."""
+        del self._lives[attempt.id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("runner failed", extra={"job": attempt.job}, exc_info=error)

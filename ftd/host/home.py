@@ -1,0 +1,58 @@
+"""Where everything lies below the home."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftd.core.models import adapter_id
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Rows keep paths relative to `root`, so that a home can be moved or restored elsewhere."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        return self.root / "ftd.db"
+
+    @property
+    def files(self) -> Path:
+        return self.root / "files"
+
+    @property
+    def incoming(self) -> Path:
+        """Uploads on their way; on the disk of `files`, so that a rename completes them."""
+        return self.root / "files" / "incoming"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def adapters(self) -> Path:
+        return self.root / "adapters"
+
+    def file(self, file_id: str) -> Path:
+        return self.files / file_id
+
+    def adapter(self, tuned: str) -> Path:
+        return self.adapters / adapter_id(tuned)
+
+    def make(self) -> None:
+        """Create what is missing, for our eyes only."""
+        for directory in (
+            self.root,
+            self.files,
+            self.incoming,
+            self.runs,
+            self.models,
+            self.adapters,
+            self.root / "cache",
+            self.root / "locks",
+        ):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)

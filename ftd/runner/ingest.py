@@ -1,0 +1,152 @@
+"""What each fact of a worker becomes: rows, all of one read of the spool in one transaction.
+
+The spool's offset moves in that same transaction, so a daemon that dies anywhere reads again
+exactly what it has not kept.
+"""
+
+from collections.abc import Callable, Sequence
+
+from ftd.core import wire
+from ftd.core.job import Attempt, Job
+from ftd.core.models import Model, ModelKind, checkpoint_name
+from ftd.core.results import CHECKPOINT_METRICS, step_message
+from ftd.runner.plan import FULL
+from ftd.store import attempts, checkpoints, events, jobs, models
+from ftd.store.db import Transaction
+from ftd.store.store import STARTED, Store
+
+# The facts that decide how an attempt ended.
+TELLING = (wire.Accepted, wire.Done, wire.Failed, wire.Stopped)
+
+
+def keep(
+    store: Store, attempt: Attempt, facts: Sequence[wire.Fact], offset: int, eta_step_s: float
+) -> Callable[[Transaction], int]:
+    """The change that records `facts` and moves the cursor to `offset`.
+
+    A job that is over gets no more events; its cursor moves all the same.
+    """
+
+    def work(tx: Transaction) -> int:
+        job = jobs.find(tx, attempt.job)
+        assert job is not None
+        told = 0
+        if not job.final:
+            recorder = _Recorder(store, tx, job, attempt, eta_step_s)
+            for fact in facts:
+                told += recorder.record(fact)
+        telling = [fact for fact in facts if isinstance(fact, TELLING)]
+        attempts.advance(tx, attempt.id, offset, telling[-1].model_dump_json() if telling else None)
+        return told
+
+    return work
+
+
+class _Recorder:
+    """One job's facts inside one transaction; `record` says how many events were told."""
+
+    def __init__(
+        self, store: Store, tx: Transaction, job: Job, attempt: Attempt, eta_step_s: float
+    ) -> None:
+        self._store = store
+        self._tx = tx
+        self._job = job
+        self._attempt = attempt
+        self._eta_step_s = eta_step_s
+
+    def record(self, fact: wire.Fact) -> int:
+        match fact:
+            case wire.Accepted():
+                if events.told(self._tx, self._job.id, STARTED):
+                    return 0
+                self._store.tell(self._tx, self._job.id, STARTED)
+            case wire.Phase(name=name):
+                jobs.note_phase(self._tx, self._job.id, name)
+                return 0
+            case wire.Notice():
+                self._store.tell(
+                    self._tx, self._job.id, fact.message, level=fact.level, data=fact.data
+                )
+            case wire.Prepared(total_steps=total_steps):
+                jobs.note_plan(self._tx, self._job.id, total_steps)
+                return 0
+            case wire.Resumed(step=step):
+                message = f"Resumed from step {step}"
+                if events.told(self._tx, self._job.id, message):
+                    return 0
+                self._store.tell(self._tx, self._job.id, message, level="warn")
+            case wire.Step():
+                return self._step(fact)
+            case wire.Saved():
+                return self._saved(fact)
+            case wire.Started() | wire.Done() | wire.Stopped() | wire.Failed():
+                return 0  # what they mean is settled when the attempt has ended
+        return 1
+
+    def _step(self, fact: wire.Step) -> int:
+        data = {
+            key: value
+            for key, value in (
+                ("step", fact.step),
+                ("total_steps", fact.total_steps),
+                ("train_loss", fact.train_loss),
+                ("train_mean_token_accuracy", fact.train_mean_token_accuracy),
+                ("valid_loss", fact.valid_loss),
+                ("valid_mean_token_accuracy", fact.valid_mean_token_accuracy),
+                ("full_valid_loss", fact.full_valid_loss),
+                ("full_valid_mean_token_accuracy", fact.full_valid_mean_token_accuracy),
+            )
+            if value is not None
+        }
+        now = self._store.clock.now()
+        remaining_s = (fact.total_steps - fact.step) * self._eta_step_s
+        jobs.note_progress(self._tx, self._job.id, fact.step, now + round(remaining_s))
+        return events.tell_step(
+            self._tx,
+            job_id=self._job.id,
+            event_id=self._store.ids.event(),
+            now=now,
+            step=fact.step,
+            message=step_message(data),
+            data=data,
+        )
+
+    def _saved(self, fact: wire.Saved) -> int:
+        name = checkpoint_name(self._job.minted, fact.step) if fact.epoch_end else None
+        values = events.step_values(self._tx, self._job.id, fact.step)
+        path = f"runs/{self._attempt.launch}/out/{fact.path}"
+        new = checkpoints.publish(
+            self._tx,
+            checkpoint_id=self._store.ids.checkpoint(),
+            job_id=self._job.id,
+            now=self._store.clock.now(),
+            step=fact.step,
+            model=name,
+            metrics={key: values[key] for key in CHECKPOINT_METRICS if key in values},
+            path=path,
+            sha256=fact.manifest_sha256,
+        )
+        attempts.note_progress(self._tx, self._attempt.id)
+        if name is None:
+            return 0
+        models.replace(
+            self._tx,
+            Model(
+                name=name,
+                project=self._job.project,
+                kind=ModelKind.CHECKPOINT,
+                base=self._job.base,
+                path=f"{path}/{fact.contents}",
+                sha256=fact.manifest_sha256,
+                created_at=self._store.clock.now(),
+                job=self._job.id,
+                facts={"form": FULL if fact.contents == "model" else fact.contents},
+            ),
+        )
+        if new:
+            self._store.tell(
+                self._tx,
+                self._job.id,
+                f"Checkpoint created at step {fact.step} with Snapshot ID: {name}",
+            )
+        return int(new)

@@ -1,0 +1,273 @@
+"""Lives through one attempt, from wherever it stands to its end.
+
+A fresh attempt and one that an earlier daemon began are the same from here: the run directory,
+the spool and the kernel's locks say where it stands. Nothing is decided from memory.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from ftd.bell import wait
+from ftd.config import Settings
+from ftd.core import wire
+from ftd.core.clock import Clock
+from ftd.core.device import Device
+from ftd.core.errors import FtdError
+from ftd.core.job import Attempt, Ending, JobError, outcome
+from ftd.host.home import Home
+from ftd.launch.base import Channel, Launcher, Refused
+from ftd.metrics import Metrics
+from ftd.runner.ingest import keep
+from ftd.runner.plan import manifest_sha256, plan
+from ftd.runner.publish import publish
+from ftd.store import attempts, jobs
+from ftd.store.store import Store
+
+log = logging.getLogger(__name__)
+
+READ_BYTES = 256 * 1024  # of the spool in one transaction: some 500 steps
+TICK_S = 1.0  # how late a lost poke can make us
+SILENT_S = 0.2  # between looks at a lock that is still held
+BEGIN_AGAIN_S = 3.0  # after a refusal, before the job may try again
+ASSIGNING_S = 5.0  # what an assignment may still take that an earlier daemon made
+LAST_STAGE = 3  # of a stop: asked, SIGTERM, SIGKILL are done
+STEP_MEMORY = 0.9  # of the moving average that the estimate uses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """What a runner works with."""
+
+    store: Store
+    launcher: Launcher
+    settings: Settings
+    metrics: Metrics
+    clock: Clock
+    home: Home
+
+
+class Runner:
+    """One attempt's life. `run` returns when the attempt is over and its row says how."""
+
+    def __init__(self, rooms: Rooms, attempt: Attempt) -> None:
+        self._rooms = rooms
+        self._attempt = attempt
+        self._offset = attempt.spool_offset
+        self._channel: Channel | None = None
+        self._stop_asked_at: float | None = None
+        self._stop_stage = 0
+        self._woken = asyncio.Event()
+        self._fault: JobError | None = None
+        self._step_s = 0.0
+
+    def stop(self) -> None:
+        """Ask the trainer to end at its next step; then SIGTERM, then SIGKILL. Idempotent."""
+        if self._stop_asked_at is None:
+            self._stop_asked_at = self._rooms.clock.monotonic()
+            self._woken.set()
+
+    async def begin(self, device: Device) -> None:
+        """Launch a worker and give it the job, then live through the attempt."""
+        launcher, attempt = self._rooms.launcher, self._attempt
+        try:
+            job = await jobs.get(self._rooms.store.db, attempt.job)
+            assert job is not None
+            planned = await plan(
+                self._rooms.store, self._rooms.settings, self._rooms.home, job, attempt, device
+            )
+            await launcher.launch(attempt.launch, (device,))
+            await launcher.assign(attempt.launch, planned.assignment)
+            if attempt.number == 1:
+                waited_s = self._rooms.clock.now() - job.created_at
+                self._rooms.metrics.queue_wait.observe(max(0, waited_s))
+        except Refused as refusal:
+            log.warning("attempt refused", extra={"job": attempt.job, "why": str(refusal)})
+            await self._pause(BEGIN_AGAIN_S)
+            await self._rooms.store.give_back(attempt, str(refusal))
+            return
+        except FtdError as error:
+            fault = JobError(code=error.code or "invalid", message=error.message)
+            await self._rooms.store.failed(attempt, fault)
+            return
+        await self.run()
+
+    async def run(self) -> None:
+        """Follow an assigned attempt to its end and settle it."""
+        try:
+            if await self._began():
+                await self._follow()
+                await self._settle()
+            else:
+                await self._rooms.store.give_back(self._attempt, "its worker never began")
+        finally:
+            if self._channel is not None:
+                await self._channel.close()
+
+    async def _began(self) -> bool:
+        """Whether the worker got its job. One that did not ends when we hang up."""
+        launcher, launch = self._rooms.launcher, self._attempt.launch
+        deadline = self._rooms.clock.monotonic() + ASSIGNING_S
+        while not launcher.assigned(launch):
+            alive = await launcher.connect(launch)
+            if alive is None or self._rooms.clock.monotonic() > deadline:
+                break
+            await alive.changed(SILENT_S)
+            await alive.close()
+        return launcher.assigned(launch)
+
+    async def _follow(self) -> None:
+        """Until the worker has ended, everything it said is kept, and nobody holds its lock."""
+        while True:
+            while await self._ingest():
+                pass
+            await self._press()
+            if self._channel is None:
+                self._channel = await self._rooms.launcher.connect(self._attempt.launch)
+            if self._channel is not None:
+                await self._listen(self._channel)
+            elif await self._rooms.launcher.alive(self._attempt.job):
+                await self._pause(SILENT_S)
+            else:
+                break
+        while await self._ingest():
+            pass
+
+    async def _listen(self, channel: Channel) -> None:
+        """Wait for a poke, a request to stop, or a tick."""
+        changed = asyncio.ensure_future(channel.changed(TICK_S))
+        woken = asyncio.ensure_future(self._woken.wait())
+        try:
+            await asyncio.wait({changed, woken}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+            if not changed.done():
+                changed.cancel()
+            results = await asyncio.gather(changed, woken, return_exceptions=True)
+        self._woken.clear()
+        if results[0] is False:
+            await channel.close()
+            self._channel = None
+
+    async def _ingest(self) -> bool:
+        """Keep the next facts of the spool; False when there are none for now."""
+        if self._fault is not None:
+            return False
+        launcher, attempt = self._rooms.launcher, self._attempt
+        spooled = launcher.read(attempt.launch, self._offset, READ_BYTES)
+        facts: list[wire.Fact] = []
+        try:
+            facts = [wire.decode_fact(frame.line) for frame in spooled.frames]
+            for fact in facts:
+                self._verify(fact)
+        except wire.WireError as error:
+            self._fault = JobError(code="protocol_error", message=f"The trainer said {error}")
+        if spooled.corrupt is not None:
+            self._fault = JobError(
+                code="protocol_error", message=f"The trainer's spool is damaged: {spooled.corrupt}"
+            )
+        if self._fault is not None:
+            self.stop()
+            return False
+        if not spooled.frames:
+            return False
+        self._measure(facts)
+        told = await self._rooms.store.db.write(
+            keep(self._rooms.store, attempt, facts, spooled.offset, self._step_s)
+        )
+        self._rooms.metrics.events.labels("job").inc(told)
+        self._offset = spooled.offset
+        return True
+
+    def _verify(self, fact: wire.Fact) -> None:
+        """A checkpoint is a row only when its manifest is the one that was announced."""
+        if isinstance(fact, wire.Saved):
+            directory = self._rooms.launcher.out(self._attempt.launch) / fact.path
+            if not directory.resolve().is_relative_to(
+                self._rooms.launcher.out(self._attempt.launch).resolve()
+            ):
+                raise wire.WireError(f"that a checkpoint lies outside its run: {fact.path!r}")
+            if manifest_sha256(directory) != fact.manifest_sha256:
+                raise wire.WireError(f"that {fact.path!r} is a checkpoint, and it is not whole")
+
+    def _measure(self, facts: list[wire.Fact]) -> None:
+        metrics, job = self._rooms.metrics, self._attempt.job
+        for fact in facts:
+            if not isinstance(fact, wire.Step):
+                continue
+            memory = STEP_MEMORY if self._step_s else 0.0
+            self._step_s = memory * self._step_s + (1 - memory) * fact.seconds
+            metrics.steps.inc()
+            metrics.tokens.labels("input").inc(fact.tokens)
+            metrics.tokens.labels("loss").inc(fact.loss_tokens)
+            metrics.step_duration.observe(fact.seconds)
+            metrics.progress.labels(job).set(fact.step / fact.total_steps)
+            metrics.eta.labels(job).set((fact.total_steps - fact.step) * self._step_s)
+            metrics.learning_rate.labels(job).set(fact.learning_rate)
+            metrics.tokens_per_second.labels(job).set(fact.tokens / max(fact.seconds, 1e-9))
+            for split, loss in (
+                ("train", fact.train_loss),
+                ("valid", fact.valid_loss),
+                ("full_valid", fact.full_valid_loss),
+            ):
+                if loss is not None:
+                    metrics.loss.labels(job, split).set(loss)
+            if fact.grad_norm is not None:
+                metrics.grad_norm.labels(job).set(fact.grad_norm)
+
+    async def _press(self) -> None:
+        """The ladder of a stop: a request, then SIGTERM, then SIGKILL, each with its limit."""
+        if self._stop_asked_at is None or self._channel is None:
+            return
+        waited_s = self._rooms.clock.monotonic() - self._stop_asked_at
+        stopping = self._rooms.settings.stopping
+        try:
+            if self._fault is not None and self._stop_stage < LAST_STAGE:
+                await self._channel.signal("KILL")  # what speaks nonsense is not asked
+                self._stop_stage = LAST_STAGE - 1
+            elif self._stop_stage == 0:
+                await self._channel.command(wire.Stop(save=False))
+            elif self._stop_stage == 1 and waited_s >= stopping.ask_s:
+                await self._channel.signal("TERM")
+            elif self._stop_stage == 2 and waited_s >= stopping.ask_s + stopping.term_s:
+                await self._channel.signal("KILL")
+            else:
+                return
+        except Refused:
+            return  # it has just ended; the next look sees that
+        self._stop_stage += 1
+
+    async def _pause(self, timeout_s: float) -> None:
+        """Wait so long, or until somebody asks us to stop."""
+        await wait(self._woken, timeout_s)
+        self._woken.clear()
+
+    async def _settle(self) -> None:
+        """Say on the job how its attempt ended."""
+        rooms, attempt = self._rooms, self._attempt
+        exit_ = rooms.launcher.exit_record(attempt.launch)
+        word = await attempts.last_word(rooms.store.db, attempt.id)
+        fact = None if word is None else wire.decode_fact(word.encode())
+        error = self._fault
+        if error is None and isinstance(fact, wire.Failed):
+            error = JobError(code=fact.code, message=fact.message, param=fact.param)
+        last_word = None if fact is None else str(fact.kind)
+        verdict = outcome(exit_, "failed" if self._fault else last_word, error)
+        log.info("attempt ended", extra={"job": attempt.job, "ending": verdict.ending})
+        match verdict.ending:
+            case Ending.DONE:
+                assert isinstance(fact, wire.Done)
+                await publish(rooms.store, rooms.home, attempt, fact)
+            case Ending.FAILED:
+                assert verdict.error is not None
+                await rooms.store.failed(attempt, verdict.error)
+            case Ending.STOPPED:
+                await rooms.store.stopped(attempt)
+            case Ending.LOST:
+                assert verdict.error is not None
+                await rooms.store.lose(attempt, verdict.error, rooms.settings.training.attempts)
+        rooms.metrics.exits.labels(verdict.ending).inc()
+        rooms.metrics.run_duration.labels(verdict.ending).observe(
+            max(0, rooms.clock.now() - attempt.started_at)
+        )
+        rooms.metrics.forget_job(attempt.job)
