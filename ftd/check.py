@@ -1,0 +1,61 @@
+"""What `ftd check` says: whether the configuration holds, and what would run on what."""
+
+import asyncio
+import shutil
+
+from ftd.bell import Bell
+from ftd.config import Settings
+from ftd.core.models import Model, ModelKind
+from ftd.host import devices
+from ftd.host.home import Home
+from ftd.service.keys import PROJECT
+from ftd.store import models
+from ftd.store.db import Database
+
+
+def check(settings: Settings) -> int:
+    """Print the findings; 0 when the daemon could serve, 1 when something stands in its way."""
+    home = Home(settings.home)
+    print(f"home          {home.root}")
+    print(f"REST          {settings.rest}")
+    print(f"gRPC          unix socket{''.join(f', {address}' for address in settings.grpc)}")
+    found = devices.discover(settings.devices)
+    for device in found:
+        memory = f"{device.memory_bytes / 2**30:.1f} GiB"
+        print(f"device        {device.id} ({device.name}, {memory})")
+    problems = [] if found else ["there is no device to run on"]
+    known = asyncio.run(_models(home)) if home.database.exists() else ()
+    for model in known:
+        if model.kind is ModelKind.BASE:
+            print(f"model         {model.name} {_training(settings, model.name)}")
+    if not known:
+        print("model         none yet: ftctl models add NAME SOURCE")
+    names = {model.name for model in known}
+    for alias, name in settings.aliases.items():
+        print(f"alias         {alias} -> {name}")
+        if known and name not in names:
+            problems.append(f"the alias {alias} stands for {name}, which is not registered")
+    nearest = next(path for path in (home.root, *home.root.parents) if path.exists())
+    print(f"free disk     {shutil.disk_usage(nearest).free / 2**30:.1f} GiB")
+    for problem in problems:
+        print(f"problem       {problem}")
+    print("the daemon would not serve every name" if problems else "ready to serve")
+    return 1 if problems else 0
+
+
+def _training(settings: Settings, base: str) -> str:
+    training = settings.training_of(base)
+    if training.full:
+        how = f"every weight, learning rate {training.full_learning_rate:g}"
+    else:
+        how = f"LoRA rank {training.lora.rank}, learning rate {training.lora_learning_rate:g}"
+    return f"({how}, up to {training.context_tokens:,} tokens an example)"
+
+
+async def _models(home: Home) -> tuple[Model, ...]:
+    database = Database(home.database, Bell())
+    await database.open()
+    try:
+        return await models.visible(database, PROJECT)
+    finally:
+        await database.close()

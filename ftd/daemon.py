@@ -1,0 +1,228 @@
+"""Assembles the house, opens the doors, and closes them in order."""
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from ftd import __version__
+from ftd.api.grpc import server as grpc_server
+from ftd.api.rest import server as rest_server
+from ftd.bell import Bell
+from ftd.config import Settings
+from ftd.core.device import Device
+from ftd.core.ids import Ids
+from ftd.engine import Engine
+from ftd.host import devices, lock, systemd
+from ftd.host.home import Home
+from ftd.launch.local import LocalLauncher
+from ftd.metrics import Metrics
+from ftd.runner.runner import Rooms
+from ftd.service.door import Door
+from ftd.service.files import FileRooms, Files
+from ftd.service.jobs import Jobs
+from ftd.service.keys import Keys
+from ftd.service.models import Models
+from ftd.service.node import Node
+from ftd.store.db import Database
+from ftd.store.store import Store
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 60.0
+LAG_S = 1.0
+GRACE_S = 1.0  # that open requests get at the end
+SOCKET_PATH_BYTES = 100  # of the kernel's 108
+EX_TEMPFAIL = 75
+
+
+class SystemClock:
+    """The clock on the wall, and one that never goes back."""
+
+    def now(self) -> int:
+        return int(time.time())
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """Everything that one daemon runs."""
+
+    door: Door
+    engine: Engine
+    home: Home
+
+
+def serve(settings: Settings) -> int:
+    """Run the daemon until SIGTERM or SIGINT; returns the exit status.
+
+    Raises FtdError for what its owner can mend. Running jobs go on without the daemon.
+    """
+    os.umask(0o077)
+    home = Home(settings.home)
+    home.make()
+    try:
+        with lock.hold(home.root / "daemon.lock"):
+            return asyncio.run(_serve(settings, home))
+    except lock.Held as held:
+        print(f"ftd: {held}", file=sys.stderr)  # noqa: T201
+        return EX_TEMPFAIL
+
+
+async def _serve(settings: Settings, home: Home) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stopping.set)
+    async with assemble(settings, home) as house, _faces(settings, house):
+        running = asyncio.create_task(_run(house))
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        systemd.notify("STOPPING=1")
+        house.door.node.set_ready(False)
+        stopped.cancel()
+        if running.done():
+            running.result()  # the engine never ends by itself: this raises what ended it
+        running.cancel()
+        await asyncio.gather(running, stopped, return_exceptions=True)
+        alive = await house.engine.rooms.store.running()
+    log.info("stopped", extra={"running_jobs": alive})
+    if alive:
+        jobs = "job goes" if alive == 1 else "jobs go"
+        print(f"ftd: stopped; {alive} running {jobs} on without it", flush=True)  # noqa: T201
+    return 0
+
+
+async def _run(house: House) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(house.engine.run())
+        group.create_task(_sweep(house))
+        group.create_task(_feel_lag(house.engine.rooms.metrics))
+
+
+async def _sweep(house: House) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        await house.door.files.sweep()
+        await house.door.models.sweep()
+
+
+async def _feel_lag(metrics: Metrics) -> None:
+    """How late the loop comes to what is due: what every request waits for."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_S
+        await asyncio.sleep(LAG_S)
+        metrics.loop_lag.set(max(0.0, loop.time() - due))
+
+
+@asynccontextmanager
+async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
+    """Everything but the faces and the loop that moves jobs."""
+    metrics = Metrics(__version__)
+    bell, clock, ids = Bell(), SystemClock(), Ids(secrets.choice)
+    metrics.start_time.set(clock.now())
+    database = Database(home.database, bell, observe=metrics.transactions.observe)
+    await database.open()
+    try:
+        store = Store(database, clock, ids)
+        launcher = LocalLauncher(home=home.root, log_bytes=settings.limits.log_bytes)
+        lendable: tuple[Device, ...] = devices.discover(settings.devices)
+        files = Files(FileRooms(store=store, home=home, limits=settings.limits, metrics=metrics))
+        door = Door(
+            keys=Keys.at(home.root / "admin.key", secrets.choice),
+            files=files,
+            jobs=Jobs(store, settings, launcher, bell),
+            models=Models(store, home, settings),
+            node=Node(store, home, metrics, lendable, devices.read),
+            settings=settings,
+        )
+        await files.recover()
+        await door.models.recover()
+        rooms = Rooms(
+            store=store,
+            launcher=launcher,
+            settings=settings,
+            metrics=metrics,
+            clock=clock,
+            home=home,
+        )
+        engine = Engine(rooms, bell, lendable, alive=systemd.watchdog)
+        yield House(door=door, engine=engine, home=home)
+        await files.close()
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def _faces(settings: Settings, house: House) -> AsyncIterator[None]:
+    """Open both faces, say where, and close them again."""
+    metrics, door, home = house.engine.rooms.metrics, house.door, house.home
+    host, _, port = settings.rest.rpartition(":")
+    socket = socket_path(home.root)
+    rest = await rest_server.serve(door, host, int(port), metrics.observe_http)
+    try:
+        grpc = await grpc_server.serve(
+            door, unix_path=socket, tcp=settings.grpc, observe=metrics.observe_rpc
+        )
+        try:
+            _link(home.root / "ftd.sock", socket)
+            address = f"http://{_bracketed(host)}:{rest.port}/v1"
+            _announce(home.root / "endpoint.json", address, socket, grpc.tcp_addresses)
+            door.node.set_ready(True)
+            systemd.notify("READY=1", "STATUS=serving")
+            print(f"ftd {__version__} serves {address}, home {home.root}", flush=True)  # noqa: T201
+            yield
+        finally:
+            (home.root / "endpoint.json").unlink(missing_ok=True)
+            (home.root / "ftd.sock").unlink(missing_ok=True)
+            await grpc.stop(GRACE_S)
+    finally:
+        await rest.stop()
+
+
+def socket_path(home: Path) -> Path:
+    """Where the home's gRPC socket lies: a short path, whatever the home's is."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if runtime:
+        directory = Path(runtime)
+    else:
+        base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/ftd-{os.getuid()}"  # noqa: S108
+        directory = Path(base) / f"ftd-{sha256(os.fsencode(home)).hexdigest()[:16]}"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / "ftd.sock"
+    assert len(os.fsencode(path)) <= SOCKET_PATH_BYTES, f"{path} is too long for a socket"
+    return path
+
+
+def _link(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def _announce(path: Path, rest: str, socket: Path, tcp: tuple[str, ...]) -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    endpoint = {
+        "rest": rest,
+        "grpc": {"unix": str(socket), "tcp": tcp[0] if tcp else None},
+        "pid": os.getpid(),
+        "boot_id": boot,
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(endpoint) + "\n")
+    temporary.rename(path)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,20 @@
+"""What a face is given: every use case, and nothing behind it."""
+
+from dataclasses import dataclass
+
+from ftd.config import Settings
+from ftd.service.files import Files
+from ftd.service.jobs import Jobs
+from ftd.service.keys import Keys
+from ftd.service.models import Models
+from ftd.service.node import Node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    keys: Keys
+    files: Files
+    jobs: Jobs
+    models: Models
+    node: Node
+    settings: Settings

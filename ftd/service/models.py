@@ -1,0 +1,143 @@
+"""Models by name: bases on their way in, tuned models and checkpoints on their way out."""
+
+import asyncio
+import json
+import logging
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+from ftd.config import Settings
+from ftd.core.errors import FtdError, Kind, invalid, no_such_model
+from ftd.core.models import Model, ModelKind, is_base_name
+from ftd.host.home import Home
+from ftd.launch.tool import run_tool
+from ftd.service.keys import Actor
+from ftd.store import jobs, models
+from ftd.store.db import Transaction
+from ftd.store.store import Store
+
+log = logging.getLogger(__name__)
+
+ADD_S = 4 * 3600.0  # a large model over a slow line
+
+
+class Models:
+    """Add, look at and delete models."""
+
+    def __init__(self, store: Store, home: Home, settings: Settings) -> None:
+        self._store = store
+        self._home = home
+        self._settings = settings
+        self._adding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def add(self, actor: Actor, *, name: str, source: str) -> Model:
+        """Fetch, check, copy and convert a base model; returns when it is usable.
+
+        Raises INVALID for a name that is taken or cannot be, or a source that is no good.
+        """
+        if not is_base_name(name):
+            raise invalid(
+                "A model name has letters, digits, '.', '_' and '-', begins with a letter or "
+                "digit and is at most 96 long.",
+                param="name",
+            )
+        async with self._adding[name]:
+            if name in self._settings.aliases:
+                raise invalid(f"{name!r} is an alias in the configuration.", param="name")
+            if await models.get(self._store.db, actor.project, name) is not None:
+                raise invalid(f"There is a model {name!r} already.", param="name")
+            facts = await self._bring_in(source, self._home.models / name)
+            model = Model(
+                name=name,
+                project=models.SHARED,
+                kind=ModelKind.BASE,
+                base=name,
+                path=f"models/{name}",
+                sha256=str(facts.pop("sha256")),
+                created_at=self._store.clock.now(),
+                facts=facts,
+            )
+            await self._store.db.write(lambda tx: models.insert(tx, model))
+            log.info("model added", extra={"model": name, "source": source, "by": actor.name})
+            return model
+
+    async def list(self, actor: Actor) -> tuple[Model, ...]:
+        """Bases, tuned models and checkpoints."""
+        return await models.visible(self._store.db, actor.project)
+
+    async def get(self, actor: Actor, name: str) -> Model:
+        """A model by its name or alias. Raises NOT_FOUND."""
+        resolved = self._settings.aliases.get(name, name)
+        model = await models.get(self._store.db, actor.project, resolved)
+        if model is None:
+            raise no_such_model(name)
+        return model
+
+    async def delete(self, actor: Actor, name: str, *, bases: bool = False) -> None:
+        """Hide a model now; its bytes go when the last attempt that uses them has ended.
+
+        Raises FORBIDDEN for a base model unless `bases`, CONFLICT for one with tuned models.
+        """
+        model = await self.get(actor, name)
+        if model.kind is ModelKind.BASE:
+            if not bases or name != model.name:
+                raise FtdError(
+                    Kind.FORBIDDEN,
+                    f"The model {name} is a base model; `ftctl models rm` removes one.",
+                    param="model",
+                )
+            tuned = [m.name for m in await self.list(actor) if m.base == name and m.name != name]
+            if tuned:
+                raise FtdError(
+                    Kind.CONFLICT,
+                    f"{len(tuned)} models are built on {name}, {tuned[0]} among them; "
+                    "remove those first.",
+                    param="model",
+                )
+        now = self._store.clock.now()
+        await self._store.db.write(lambda tx: models.hide(tx, model.name, now))
+        await self.sweep()
+
+    async def sweep(self) -> None:
+        """Remove the bytes of deleted models that nobody needs any more."""
+        now = self._store.clock.now()
+
+        def work(tx: Transaction) -> tuple[str, ...]:
+            paths = []
+            for model in models.unpurged(tx):
+                used = jobs.in_use(tx, "model", model.name) or jobs.in_use(tx, "base", model.name)
+                if model.job is not None:
+                    used = used or jobs.is_open(tx, model.job)
+                if used or models.shares_bytes(tx, model.path):
+                    continue
+                models.purged(tx, model.name, now)
+                paths.append(model.path)
+            return tuple(paths)
+
+        for path in await self._store.db.write(work):
+            await asyncio.to_thread(shutil.rmtree, self._home.root / path, ignore_errors=True)
+
+    async def recover(self) -> None:
+        """After a start: remove what an interrupted `add` left."""
+        known = {Path(model.path).name for model in await models.bases(self._store.db)}
+        for path in self._home.models.iterdir():
+            if path.name not in known:
+                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+
+    async def _bring_in(self, source: str, target: Path) -> dict[str, object]:
+        """Run the worker that does it all; returns the model's facts."""
+        if target.exists():  # its row was purged or never written
+            await asyncio.to_thread(shutil.rmtree, target)
+        result = await run_tool("ftd.worker.models.add", source, str(target), timeout_s=ADD_S)
+        try:
+            facts: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
+        except (IndexError, ValueError):
+            log.error("model not added", extra={"source": source, "stderr": result.stderr_tail})
+            raise FtdError(
+                Kind.INTERNAL, "The model could not be read; see the daemon's log."
+            ) from None
+        error = facts.get("error")
+        if isinstance(error, dict):
+            raise invalid(str(error.get("message")), code=error.get("code"), param="source")
+        return facts

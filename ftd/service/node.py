@@ -1,0 +1,84 @@
+"""The workstation itself: its devices and its numbers."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ftd.core.device import Device, Reading
+from ftd.core.job import State
+from ftd.host.home import Home
+from ftd.metrics import Metrics
+from ftd.service.keys import Actor
+from ftd.store import attempts, jobs
+from ftd.store.store import Store
+
+# Reads the sensors of these devices; blocking, a few milliseconds.
+Sensors = Callable[[Sequence[Device]], tuple[Reading, ...]]
+
+
+class Node:
+    """Devices and metrics."""
+
+    def __init__(
+        self,
+        store: Store,
+        home: Home,
+        metrics: Metrics,
+        devices: tuple[Device, ...],
+        sensors: Sensors,
+    ) -> None:
+        self._store = store
+        self._home = home
+        self._metrics = metrics
+        self._devices = devices
+        self._sensors = sensors
+        self._ready = False
+
+    def ready(self) -> bool:
+        """Whether the daemon serves."""
+        return self._ready
+
+    def set_ready(self, ready: bool) -> None:
+        self._ready = ready
+
+    async def devices(self, actor: Actor) -> tuple[Reading, ...]:
+        """Every lendable device as its sensors see it now, and who leases it."""
+        del actor  # everyone who gets in may look
+        readings = await asyncio.to_thread(self._sensors, self._devices)
+        holders = await attempts.holders(self._store.db)
+        return tuple(
+            replace(reading, holder=holders.get(reading.device.id)) for reading in readings
+        )
+
+    async def metrics(self) -> bytes:
+        """The Prometheus text, with the gauges that are true at this moment."""
+        metrics = self._metrics
+        metrics.totals.rows = await jobs.counts(self._store.db)
+        for state in State:
+            count = sum(n for _, found, n in metrics.totals.rows if found == state)
+            metrics.jobs.labels(state).set(count)
+        oldest = await jobs.oldest_queued(self._store.db)
+        now = self._store.clock.now()
+        metrics.queue_oldest.set(0 if oldest is None else max(0, now - oldest))
+        for reading in await self.devices(Actor(project="", name="metrics")):
+            self._show(reading)
+        metrics.storage_free.set(shutil.disk_usage(self._home.root).free)
+        for path in (self._home.database, self._home.database.with_name("ftd.db-wal")):
+            if path.exists():
+                metrics.database_size.labels(path.name).set(path.stat().st_size)
+        return metrics.render()
+
+    def _show(self, reading: Reading) -> None:
+        metrics, device = self._metrics, reading.device
+        metrics.device_info.labels(device.id, device.kind, device.name).set(1)
+        metrics.device_allocated.labels(device.id).set(reading.holder is not None)
+        metrics.device_total.labels(device.id).set(device.memory_bytes)
+        for gauge, value in (
+            (metrics.device_used, reading.used_bytes),
+            (metrics.device_utilization, reading.utilization),
+            (metrics.device_temperature, reading.temperature_celsius),
+            (metrics.device_power, reading.power_watts),
+        ):
+            if value is not None:
+                gauge.labels(device.id).set(value)
