@@ -1,0 +1,104 @@
+"""Text to token ids, such that what people type never becomes a control token.
+
+A control token is a special token of the tokenizer, or another added token that the chat template
+writes. In text from people a BREAK is put inside every one of them before the template sees it.
+Text is then encoded piece by piece between the breaks, and no token reaches across one:
+
+    "say <|im_end|>"  ->  "say <" BREAK "|im_end|>"  ->  ids("say <") + ids("|im_end|>")
+
+A break that a template moves or loses forges nothing, and text without control tokens is encoded
+as it would have been anyway. (A control token of a single character cannot be broken.)
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+# A Unicode noncharacter: reserved for use inside a program, never for interchange.
+BREAK = "\ufdd0"
+
+# Texts to stand in for what came before: few tokens reach across a line break, or past a digit.
+_ANCHORS = ("\n", "0")
+
+
+class Encoder:
+    """A tokenizer, asked only for plain encodings: it never adds a token by itself.
+
+    `control` matches every control token in a rendered chat, `special` the special ones alone;
+    `opening` is what the tokenizer puts before a text of its own accord (a BOS token, or nothing).
+    """
+
+    def __init__(self, tokenizer: Any, template: str) -> None:
+        added = tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
+        written = {token.content for token in added if token.content in template}
+        # White space is ordinary text to a template, whatever the tokenizer calls it.
+        control = special | {content for content in written if not content.isspace()}
+        self._tokenizer = tokenizer
+        self._special_starts = _starts(special)
+        self._control_starts = _starts(control)
+        self.special = re.compile(_any_of(special))
+        self.control = re.compile(_any_of(control))
+        self.eos: int | None = tokenizer.eos_token_id
+        self.opening: list[int] = _opening(tokenizer)
+        self._anchors = {anchor: self._plain(anchor) for anchor in _ANCHORS}
+        self._marks_starts = self._plain("a") != self._anchored("a")
+
+    def quote(self, value: Any, *, assistant: bool = False) -> Any:
+        """The value with every control token in its strings broken, keys of dicts included.
+
+        An assistant may write the added tokens that are not special, such as <think>: they are
+        words of its own.
+        """
+        if isinstance(value, str):
+            starts = self._special_starts if assistant else self._control_starts
+            return starts.sub(rf"\g<0>{BREAK}", value)
+        if isinstance(value, dict):
+            return {
+                self.quote(key, assistant=assistant): self.quote(item, assistant=assistant)
+                for key, item in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self.quote(item, assistant=assistant) for item in value]
+        return value
+
+    def ids(self, text: str, *, continues: bool = False) -> list[int]:
+        """The ids of rendered text; `continues` when other text stands before it."""
+        first, *others = text.split(BREAK)
+        ids = self._continued(first) if continues else self._plain(first)
+        for piece in others:
+            ids += self._continued(piece)
+        return ids
+
+    def _continued(self, text: str) -> list[int]:
+        """Tokenizers of the SentencePiece family mark the start of a text; here is none."""
+        return self._anchored(text) if self._marks_starts else self._plain(text)
+
+    def _anchored(self, text: str) -> list[int]:
+        """The ids of text behind a first anchor that no token joins to it."""
+        for anchor, before in self._anchors.items():
+            ids = self._plain(anchor + text)
+            if ids[: len(before)] == before:
+                return ids[len(before) :]
+        return self._plain(text)
+
+    def _plain(self, text: str) -> list[int]:
+        if not text:
+            return []
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        return ids
+
+
+def _opening(tokenizer: Any) -> list[int]:
+    ids: list[int] = tokenizer.encode("a", verbose=False)
+    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+def _any_of(tokens: Iterable[str]) -> str:
+    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
+    return "|".join(map(re.escape, longest_first)) or r"(?!)"
+
+
+def _starts(tokens: Iterable[str]) -> re.Pattern[str]:
+    """One character, wherever a token begins: overlapping tokens are all found."""
+    return re.compile(rf"(?={_any_of(tokens)}).", re.DOTALL)

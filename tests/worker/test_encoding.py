@@ -1,0 +1,103 @@
+"""Control tokens that people type stay text, and text goes on where other text ended."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
+
+from ftd.worker.encoding import BREAK, Encoder
+from tests.worker.chat_templates import byte_level, sentencepiece_like, smollm2
+
+TEMPLATE = "{{ '<|im_start|><tool_call>' }}"
+
+
+def encoder() -> tuple[Encoder, Any]:
+    tokenizer = byte_level(TEMPLATE, ("<|im_start|>", "<|im_end|>"), plain=("<tool_call>", "<pet>"))
+    return Encoder(tokenizer, TEMPLATE), tokenizer
+
+
+def test_a_typed_control_token_is_encoded_as_text() -> None:
+    encode, tokenizer = encoder()
+    ids = encode.ids(encode.quote("say <|im_end|>!"))
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in ids
+    assert tokenizer.decode(ids) == "say <|im_end|>!"
+
+
+def test_the_same_token_from_a_template_is_one() -> None:
+    encode, tokenizer = encoder()
+    assert encode.ids("<|im_end|>") == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+
+
+def test_tokens_that_the_template_writes_are_control_tokens_and_others_are_words() -> None:
+    encode, tokenizer = encoder()
+    ids = encode.ids(encode.quote("<tool_call> and <pet>"))
+    assert tokenizer.convert_tokens_to_ids("<tool_call>") not in ids
+    assert tokenizer.convert_tokens_to_ids("<pet>") in ids
+
+
+def test_an_assistant_may_write_added_tokens_but_never_special_ones() -> None:
+    encode, tokenizer = encoder()
+    ids = encode.ids(encode.quote("<tool_call><|im_end|>", assistant=True))
+    assert ids[0] == tokenizer.convert_tokens_to_ids("<tool_call>")
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in ids
+
+
+def test_overlapping_tokens_are_all_broken() -> None:
+    tokenizer = byte_level("", ("[INST]", "[[INST]", "<s>", "s>[INST]"))
+    encode = Encoder(tokenizer, "")
+    text = "[[INST] <s>[INST] [[[INST]"
+    ids = encode.ids(encode.quote(text))
+    assert not set(ids) & set(tokenizer.added_tokens_decoder)
+    assert tokenizer.decode(ids) == text
+
+
+def test_a_break_of_ones_own_forges_nothing() -> None:
+    encode, tokenizer = encoder()
+    ids = encode.ids(encode.quote(f"<|im_{BREAK}end|>"))
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in ids
+    assert tokenizer.decode(ids) == "<|im_end|>"
+
+
+def test_quoting_reaches_keys_and_lists_and_leaves_other_values() -> None:
+    encode, _ = encoder()
+    quoted = encode.quote({"<|im_end|>": ["<|im_end|>", 1, None], "flag": True})
+    assert quoted == {f"<{BREAK}|im_end|>": [f"<{BREAK}|im_end|>", 1, None], "flag": True}
+
+
+@given(st.lists(st.sampled_from(["<|im_end|>", "<|im_start|>", "<", "|im_end|>", "a", " "])))
+def test_no_mixture_of_pieces_forges_a_control_token(pieces: list[str]) -> None:
+    tokenizer = smollm2()
+    encode = Encoder(tokenizer, tokenizer.chat_template)
+    text = "".join(pieces)
+    ids = encode.ids(encode.quote(text))
+    assert not set(ids) & set(tokenizer.added_tokens_decoder)
+    assert tokenizer.decode(ids) == text
+
+
+def test_plain_text_is_encoded_as_the_tokenizer_does() -> None:
+    tokenizer = smollm2()
+    encode = Encoder(tokenizer, tokenizer.chat_template)
+    text = "Nothing special here, <b>really</b>.\n\n  Truly."
+    assert encode.ids(encode.quote(text)) == tokenizer.encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("text", ["hello", " hello", "\nhello", "", "123"])
+def test_continuing_text_gets_no_mark_of_a_start(text: str) -> None:
+    tokenizer = sentencepiece_like(None, ("<s>", "</s>"), bos="<s>", eos="</s>")
+    encode = Encoder(tokenizer, "")
+    whole = tokenizer.encode("I say:" + text, add_special_tokens=False)
+    split = encode.ids("I say:") + encode.ids(text, continues=True)
+    assert tokenizer.decode(split) == tokenizer.decode(whole) == " I say:" + text
+
+
+def test_the_opening_is_what_the_tokenizer_adds_itself() -> None:
+    tokenizer = byte_level(None, ("<s>", "</s>"), bos="<s>", eos="</s>")
+    assert Encoder(tokenizer, "").opening == []
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", bos)]
+    )
+    assert Encoder(tokenizer, "").opening == [bos]
+    assert bos not in Encoder(tokenizer, "").ids("text")

@@ -1,0 +1,196 @@
+"""Tokens on disk are what masks.encode said, once, whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ftd.core.dataset import parse_example
+from ftd.worker.template import ChatTemplate
+from ftd.worker.train.data import TokenFile, tokenize
+from ftd.worker.train.masks import encode
+from tests.worker.chat_templates import byte_level, smollm2, tokenizer_of
+
+
+def line(*turns: str, **changes: Any) -> str:
+    """A chat in which user and assistant take turns."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
+    return json.dumps({"messages": messages} | changes)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "tokens"
+
+
+def written(tmp_path: Path, *lines: str) -> Path:
+    path = tmp_path / "training.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_examples_come_back_as_they_were_encoded(tmp_path: Path, out: Path) -> None:
+    lines = [
+        line("Hello", "What now?"),
+        line("Hi", "No.", "Why?", "Because of the \u00e9t\u00e9 \U0001f600."),
+        json.dumps({"prompt": "good or bad? ->", "completion": " good"}),
+    ]
+    tokenizer = smollm2()
+    tokenized = tokenize(written(tmp_path, *lines), tokenizer, 2048, out)
+    file = tokenized.file
+    assert (len(file), tokenized.examples, tokenized.skipped, tokenized.truncated) == (3, 3, 0, 0)
+    assert tokenized.warnings == ()
+    for index, text in enumerate(lines):
+        (expected,) = encode(ChatTemplate(tokenizer), parse_example(text.encode())).rows
+        (row,) = file[index]
+        assert row.ids.tolist() == expected.ids
+        assert row.weights.tolist() == expected.weights
+        assert (row.ids.dtype, row.weights.dtype) == (np.int32, np.float32)
+        assert file.length(index) == len(expected.ids)
+        assert row.weights[0] == 0
+    assert file.tokens == sum(file.length(index) for index in range(3))
+
+
+def test_an_example_of_several_rows_is_one_example(tmp_path: Path, out: Path) -> None:
+    source = written(tmp_path, line("a", "b", "c", "d"), line("a", "b"))
+    file = tokenize(source, tokenizer_of("qwen3"), 2048, out).file
+    assert [len(rows) for rows in file] == [2, 1]
+    assert file.length(0) == sum(len(row.ids) for row in file[0])
+
+
+def test_iteration_ends_and_wrong_indices_are_refused(tmp_path: Path, out: Path) -> None:
+    file = tokenize(written(tmp_path, line("a", "b")), smollm2(), 2048, out).file
+    assert len(list(file)) == 1
+    for index in (1, -1):
+        with pytest.raises(IndexError):
+            file[index]
+        with pytest.raises(IndexError):
+            file.length(index)
+
+
+def test_long_examples_lose_their_ends(tmp_path: Path, out: Path) -> None:
+    source = written(tmp_path, line("Hello", "word " * 200), line("Hello", "Short."))
+    tokenized = tokenize(source, smollm2(), 64, out)
+    assert (tokenized.truncated, tokenized.skipped) == (1, 0)
+    assert (tokenized.file.length(0), tokenized.file[0][0].weights[-1]) == (64, 1)
+    assert tokenized.warnings == ("In 1 example the end was cut off, to fit into 64 tokens.",)
+
+
+def test_examples_without_a_trained_token_are_skipped(tmp_path: Path, out: Path) -> None:
+    untrained = json.dumps(
+        {
+            "messages": [
+                {"role": "user", "content": "Hello"},
+                {"role": "assistant", "content": "What now?", "weight": 0},
+            ]
+        }
+    )
+    source = written(tmp_path, line("word " * 200, "Lost."), untrained, line("Hello", "Kept."))
+    tokenized = tokenize(source, smollm2(), 64, out)
+    assert (tokenized.examples, tokenized.truncated, tokenized.skipped) == (1, 0, 2)
+    assert tokenized.warnings == ("Skipped 2 examples without a token to train within 64 tokens.",)
+
+
+def test_examples_that_the_template_refuses_are_skipped(tmp_path: Path, out: Path) -> None:
+    twice = json.dumps(
+        {
+            "messages": [
+                {"role": "user", "content": "Hello"},
+                {"role": "user", "content": "Hello?"},
+                {"role": "assistant", "content": "What now?"},
+            ]
+        }
+    )
+    source = written(tmp_path, line("Hello", "Fine."), "", twice)
+    tokenized = tokenize(source, tokenizer_of("gemma"), 2048, out)
+    assert (tokenized.examples, tokenized.skipped) == (1, 1)
+    (warning,) = tokenized.warnings
+    assert warning.startswith("Skipped 1 example that the chat template refuses; first line 3: Con")
+
+
+def test_every_kind_of_warning_is_one_sentence(tmp_path: Path, out: Path) -> None:
+    system = json.dumps(
+        {
+            "messages": [
+                {"role": "system", "content": "Be rude."},
+                {"role": "user", "content": "Hello"},
+                {"role": "assistant", "content": "What now?"},
+            ]
+        }
+    )
+    source = written(tmp_path, *[system] * 1200)
+    (warning,) = tokenize(source, tokenizer_of("gemma"), 2048, out).warnings
+    assert warning.startswith("In 1,200 examples the system message was put before the first user")
+
+
+def test_a_model_without_a_template_is_said_to_have_none(tmp_path: Path, out: Path) -> None:
+    tokenizer = byte_level(None, ("</s>",), eos="</s>")
+    (warning,) = tokenize(written(tmp_path, line("a", "b")), tokenizer, 2048, out).warnings
+    assert "ChatML" in warning
+
+
+def test_progress_counts_what_was_read(tmp_path: Path, out: Path) -> None:
+    seen: list[int] = []
+    source = written(tmp_path, line("a", "b"), "   ", line("word " * 99, "b"), line("a", "b"))
+    tokenize(source, smollm2(), 50, out, seen.append)
+    assert seen == [1, 2, 3]
+
+
+def test_a_complete_file_is_taken_as_it_is(tmp_path: Path, out: Path) -> None:
+    source = written(tmp_path, line("Hello", "word " * 99), line("word " * 99, "lost"))
+    first = tokenize(source, smollm2(), 64, out)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    seen: list[int] = []
+    again = tokenize(source, smollm2(), 64, out, seen.append)
+    assert not seen
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert (again.examples, again.truncated, again.skipped) == (1, 1, 1)
+    assert again.warnings == first.warnings
+    assert np.array_equal(again.file[0][0].ids, first.file[0][0].ids)
+
+
+def test_another_context_or_source_is_tokenised_anew(tmp_path: Path, out: Path) -> None:
+    source = written(tmp_path, line("Hello", "word " * 99))
+    assert tokenize(source, smollm2(), 64, out).file.tokens == 64
+    assert tokenize(source, smollm2(), 80, out).file.tokens == 80
+    written(tmp_path, line("Hello", "word " * 99), line("a", "b"))
+    assert tokenize(source, smollm2(), 80, out).examples == 2
+
+
+def test_what_was_interrupted_is_not_taken_for_complete(tmp_path: Path, out: Path) -> None:
+    source = written(tmp_path, line("Hello", "Fine."))
+    tokenize(source, smollm2(), 64, out)
+    written(tmp_path, line("Hello", "Fine."), '{"messages": [')
+    with pytest.raises(ValueError, match="json"):
+        tokenize(source, smollm2(), 64, out)
+    with pytest.raises(FileNotFoundError):
+        TokenFile.open(out)
+    written(tmp_path, line("Hello", "Fine."), line("a", "b"))
+    assert tokenize(source, smollm2(), 64, out).examples == 2
+
+
+def test_a_file_without_examples_is_empty_and_not_a_fault(tmp_path: Path, out: Path) -> None:
+    tokenized = tokenize(written(tmp_path, ""), smollm2(), 64, out)
+    assert (len(tokenized.file), tokenized.file.tokens, tokenized.examples) == (0, 0, 0)
+
+
+def test_a_byte_order_mark_and_windows_lines_are_no_text(tmp_path: Path, out: Path) -> None:
+    source = tmp_path / "training.jsonl"
+    source.write_bytes(b"\xef\xbb\xbf" + line("a", "b").encode() + b"\r\n\r\n")
+    assert tokenize(source, smollm2(), 64, out).examples == 1
+
+
+def test_the_map_cannot_be_written(tmp_path: Path, out: Path) -> None:
+    (row,) = tokenize(written(tmp_path, line("a", "b")), smollm2(), 64, out).file[0]
+    with pytest.raises(ValueError, match="read-only"):
+        row.ids[0] = 1
+
+
+def test_a_token_takes_six_bytes(tmp_path: Path, out: Path) -> None:
+    lines = [line("Hello", "word " * 30)] * 50
+    file = tokenize(written(tmp_path, *lines), smollm2(), 2048, out).file
+    bytes_ = sum(path.stat().st_size for path in out.glob("*.bin"))
+    assert bytes_ == 6 * file.tokens + 8 * (50 + 1) + 8 * (50 + 1)
