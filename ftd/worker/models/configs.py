@@ -1,0 +1,182 @@
+"""Reads a model's JSON files with the standard library and refuses what would run or fetch code."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftd.worker.models.refusal import broken, shown, unsafe, unsupported
+
+# Read by transformers or by tools that come after us, wherever they lie in a document.
+CONFIGS = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "processor_config.json",
+        "preprocessor_config.json",
+    }
+)
+MAX_CONFIG_BYTES = 16 * 2**20
+MAX_DEPTH = 32
+
+# Keys that make a loader run Python from the directory or the hub, or read other weights than
+# those that were checked. CVE-2026-4372 was `_attn_implementation_internal`.
+_CODE_KEYS = frozenset(
+    {
+        "auto_map",
+        "auto_mapping",
+        "custom_generate",
+        "custom_pipelines",
+        "kernel_config",
+        "use_kernels",
+        "transformers_weights",
+        "_attn_implementation_internal",
+        "_experts_implementation_internal",
+    }
+)
+# Keys whose value may be the name of a kernel on the hub.
+_KERNEL_KEYS = frozenset({"attn_implementation", "experts_implementation"})
+_KERNELS = frozenset({"eager", "sdpa", "flash_attention_2", "batched_mm", "grouped_mm"})
+_QUANTISED_KEYS = frozenset({"quantization_config", "compression_config"})
+
+_ARCHITECTURE = re.compile(r"[A-Za-z0-9]{1,80}ForCausalLM\Z")
+_MODEL_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,80}\Z")
+
+# What older families call the same thing.
+_HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+_VOCABULARY = ("vocab_size",)
+
+# A tensor is made of products of these: far above every published model, far below a bomb.
+_BOUNDS = (
+    (re.compile(r".*(vocab_size|positions|position_embeddings|seq_len|seq_length)\Z"), 2**27),
+    (re.compile(r".*(_size|_dim|_rank|n_embd|d_model|n_inner|d_ff)\Z"), 2**22),
+    (re.compile(r"n_layers?\Z|num_(hidden_)?layers\Z"), 2**10),
+    (re.compile(r"(num|n)_.*"), 2**17),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What config.json says of a causal language model."""
+
+    architecture: str
+    model_type: str
+    context_tokens: int
+    hidden_size: int
+    layers: int
+    vocabulary: int
+
+
+def read_config(directory: Path) -> Config:
+    """Read config.json, already known to be harmless. Raises FtdError."""
+    document = read_json(directory / "config.json")
+    _check_bounds(document)
+    return Config(
+        architecture=_architecture(document),
+        model_type=_model_type(document),
+        context_tokens=_number(document, _CONTEXT),
+        hidden_size=_number(document, _HIDDEN_SIZE),
+        layers=_number(document, _LAYERS),
+        vocabulary=_number(document, _VOCABULARY),
+    )
+
+
+def check_harmless(path: Path) -> None:
+    """Refuse a JSON document that would make a loader run code, fetch, or unpack. FtdError."""
+    for key, value in _items(read_json(path), path.name):
+        if key in _CODE_KEYS:
+            raise unsafe(
+                f"{path.name} has the key {shown(key)}, which makes a loader run or fetch code. "
+                "Only models of transformers' own classes are taken."
+            )
+        if key.lstrip("_") in _KERNEL_KEYS and value is not None and str(value) not in _KERNELS:
+            raise unsafe(f"{path.name}: {key} {shown(value)} may name code on the hub.")
+        if key in _QUANTISED_KEYS and value is not None:
+            raise unsupported(
+                f"{path.name} has a {key}: quantised weights cannot be trained. Take the model's "
+                "unquantised release, or its .gguf file."
+            )
+
+
+def read_json(path: Path, *, limit_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
+    """A JSON object from a file. Raises FtdError when it is anything else, or too large."""
+    with path.open("rb") as file:
+        text = file.read(limit_bytes + 1)
+    if len(text) > limit_bytes:
+        raise broken(f"{path.name} is larger than {limit_bytes:,} bytes.")
+    return parse_json(text, path.name)
+
+
+def parse_json(text: bytes, name: str) -> dict[str, Any]:
+    """A JSON object in which no key is twice: readers disagree about which one counts."""
+    try:
+        document = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise broken(f"{name} is nested too deeply.") from None
+    except ValueError as error:
+        raise broken(f"{name} is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise broken(f"{name} is not a JSON object.")
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        ((twice, _), *_) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {shown(twice)} is there twice")
+    return document
+
+
+def _items(value: object, file: str, depth: int = 1) -> Iterator[tuple[str, object]]:
+    """Every key and value of a document, at whatever depth."""
+    if depth > MAX_DEPTH:
+        raise broken(f"{file} is nested deeper than {MAX_DEPTH} levels.")
+    children: Iterable[object] = value if isinstance(value, list) else ()
+    if isinstance(value, dict):
+        yield from value.items()
+        children = value.values()
+    for child in children:
+        yield from _items(child, file, depth + 1)
+
+
+def _check_bounds(document: Mapping[str, Any]) -> None:
+    for key, value in _items(document, "config.json"):
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        limit = next((limit for pattern, limit in _BOUNDS if pattern.match(key)), None)
+        if limit is not None and not -1 <= value <= limit:
+            raise broken(f"config.json: {shown(key)} is {value}; at most {limit:,} is allowed.")
+
+
+def _architecture(document: Mapping[str, Any]) -> str:
+    match document.get("architectures"):
+        case [str(name)] if _ARCHITECTURE.match(name):
+            return name
+        case other:
+            raise unsupported(
+                f"config.json: architectures is {shown(other)}; one causal language model, as in "
+                "['LlamaForCausalLM'], can be trained here."
+            )
+
+
+def _model_type(document: Mapping[str, Any]) -> str:
+    name = document.get("model_type")
+    if not isinstance(name, str) or not _MODEL_TYPE.match(name):
+        raise broken(f"config.json: model_type is {shown(name)}; it must name a model family.")
+    return name
+
+
+def _number(document: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    for name in names:
+        value = document.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    raise broken(f"config.json has no positive {names[0]}.")
