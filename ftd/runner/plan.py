@@ -67,6 +67,7 @@ def _spec(training: Training, job: Job, given: Model, base: Model, device: Devic
         job=job.id,
         attempt=1,
         seed=job.seed,
+        model_name=job.base,
         adapter="in/adapter" if _is_adapter(given) else None,
         validation_file="in/validation.jsonl" if job.validation_file else None,
         n_epochs=job.hyperparameters.n_epochs,

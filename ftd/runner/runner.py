@@ -32,7 +32,25 @@ SILENT_S = 0.2  # between looks at a lock that is still held
 BEGIN_AGAIN_S = 3.0  # after a refusal, before the job may try again
 ASSIGNING_S = 5.0  # what an assignment may still take that an earlier daemon made
 LAST_STAGE = 3  # of a stop: asked, SIGTERM, SIGKILL are done
-STEP_MEMORY = 0.9  # of the moving average that the estimate uses
+
+
+@dataclass(slots=True)
+class Pace:
+    """How long a step takes, its evaluations and checkpoints included, in seconds.
+
+    Measured from the first step that we hear of; what is read in a burst, after a pause of ours,
+    never counts as faster than the step itself was.
+    """
+
+    step_s: float = 0.0
+    _first: tuple[int, float] | None = None
+
+    def take(self, fact: wire.Step, now: float) -> None:
+        if self._first is None:
+            self._first = (fact.step, now)
+        step, heard = self._first
+        paced = (now - heard) / (fact.step - step) if fact.step > step else 0.0
+        self.step_s = max(fact.seconds, paced)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +77,7 @@ class Runner:
         self._stop_stage = 0
         self._woken = asyncio.Event()
         self._fault: JobError | None = None
-        self._step_s = 0.0
+        self._pace = Pace()
 
     def stop(self) -> None:
         """Ask the trainer to end at its next step; then SIGTERM, then SIGKILL. Idempotent."""
@@ -173,7 +191,7 @@ class Runner:
             return False
         self._measure(facts)
         told = await self._rooms.store.db.write(
-            keep(self._rooms.store, attempt, facts, spooled.offset, self._step_s)
+            keep(self._rooms.store, attempt, facts, spooled.offset, self._pace.step_s)
         )
         self._rooms.metrics.events.labels("job").inc(told)
         self._offset = spooled.offset
@@ -195,14 +213,13 @@ class Runner:
         for fact in facts:
             if not isinstance(fact, wire.Step):
                 continue
-            memory = STEP_MEMORY if self._step_s else 0.0
-            self._step_s = memory * self._step_s + (1 - memory) * fact.seconds
+            self._pace.take(fact, self._rooms.clock.monotonic())
             metrics.steps.inc()
             metrics.tokens.labels("input").inc(fact.tokens)
             metrics.tokens.labels("loss").inc(fact.loss_tokens)
             metrics.step_duration.observe(fact.seconds)
             metrics.progress.labels(job).set(fact.step / fact.total_steps)
-            metrics.eta.labels(job).set((fact.total_steps - fact.step) * self._step_s)
+            metrics.eta.labels(job).set((fact.total_steps - fact.step) * self._pace.step_s)
             metrics.learning_rate.labels(job).set(fact.learning_rate)
             metrics.tokens_per_second.labels(job).set(fact.tokens / max(fact.seconds, 1e-9))
             for split, loss in (

@@ -17,89 +17,76 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from ftd.core.dataset import Caution, Report
 from ftd.core.example import Example, fingerprint, is_blank, parse_example
 from ftd.core.inspection import MAX_LINES, Inspection, Line
 from ftd.core.statistics import MAX_REPLY, Counts, RepeatedReply, share, words_of
 from ftd.worker import repeats
-from ftd.worker.ledger import Ledger
+from ftd.worker.ledger import MEMORY_BYTES, Ledger
+from ftd.worker.lines import Lines
 
-BUFFER_BYTES = 2**20
-HEAD_BYTES = 256  # kept of a line that is too long, to hint at it
 _MASK = 2**64 - 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
-    report = check(
-        options.file,
-        line_bytes=options.line_bytes,
-        depth=options.json_depth,
-        against=options.against,
-    )
+    try:
+        report = check(
+            options.file,
+            line_bytes=options.line_bytes,
+            depth=options.json_depth,
+            against=options.against,
+        )
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     sys.stdout.write(json.dumps(report.to_json()) + "\n")
     return 0
 
 
-def check(path: Path, *, line_bytes: int, depth: int, against: Path | None = None) -> Report:
+def check(
+    path: Path,
+    *,
+    line_bytes: int,
+    depth: int,
+    against: Path | None = None,
+    ledger_bytes: int = MEMORY_BYTES,
+) -> Report:
     """Read the file once, and again only where something seems to repeat.
 
     With `against`, count the examples that the other file has too. Raises OSError.
     """
     inspection = Inspection(depth=depth, line_bytes=line_bytes)
-    with _Survey() as survey, path.open("rb", buffering=BUFFER_BYTES) as file:
-        for line in lines_of(file, line_bytes):
+    with _Survey(ledger_bytes) as survey, Lines(path, line_bytes) as lines:
+        for line in lines:
             example = inspection.take(line)
             if inspection.not_jsonl is not None:
                 return inspection.report({})
             if example is not None:
                 survey.add(example, line)
-        source = _Source(file, line_bytes)
         twice = _Cases(
-            repeats.duplicates(survey.examples, lambda a, b: _equal(source.line(a), source.line(b)))
+            repeats.duplicates(survey.examples, lambda a, b: _equal(lines.at(a), lines.at(b)))
         )
         cautions = twice.told("duplicate_example", "The example on line {} occurs before.")
         overlap = None
         if against is not None:
-            both = _Cases(_shared(survey, source, against, line_bytes))
+            with Lines(against, line_bytes) as theirs, Ledger(2, ledger_bytes) as others:
+                both = _Cases(_shared(survey, lines, theirs, others))
             cautions += both.told("overlap", "The example on line {} is in the training file too.")
             overlap = both.count
-        counted = {**survey.statistics(source), "duplicates": twice.count}
+        counted = {**survey.statistics(lines), "duplicates": twice.count}
         return inspection.report(counted, cautions, overlap)
-
-
-def lines_of(file: BinaryIO, line_bytes: int) -> Iterator[Line]:
-    """The lines of a file; no more than `line_bytes` of one is ever held."""
-    number = offset = 0
-    while data := file.readline(line_bytes + 1):
-        number += 1
-        length = len(data)
-        if length > line_bytes and not data.endswith(b"\n"):
-            data = data[: min(HEAD_BYTES, line_bytes)]
-            length += _skip_line(file)
-        yield Line(number, offset, length, data)
-        offset += length
-
-
-def _skip_line(file: BinaryIO) -> int:
-    """Move behind the next newline; how many bytes that was."""
-    skipped = 0
-    while part := file.readline(BUFFER_BYTES):
-        skipped += len(part)
-        if part.endswith(b"\n"):
-            break
-    return skipped
 
 
 class _Survey:
     """Every example's statistics, and ledgers of what may repeat."""
 
-    def __init__(self) -> None:
-        self.examples = Ledger(3)  # fingerprint, offset, line
-        self._replies = Ledger(2)  # hash, offset of the example
-        self._systems = Ledger(2)
+    def __init__(self, ledger_bytes: int) -> None:
+        self.examples = Ledger(3, ledger_bytes)  # fingerprint, offset, line
+        self._replies = Ledger(2, ledger_bytes)  # hash, offset of the example
+        self._systems = Ledger(2, ledger_bytes)
         self._counts = Counts()
 
     def __enter__(self) -> Self:
@@ -118,7 +105,7 @@ class _Survey:
         if words.system is not None:
             self._systems.add(_hash(words.system), line.offset)
 
-    def statistics(self, source: "_Source") -> dict[str, Any]:
+    def statistics(self, lines: Lines) -> dict[str, Any]:
         """Fields of ftd.core.statistics.Statistics."""
         counted = self._counts.values()
         reply = repeats.commonest(self._replies)
@@ -127,7 +114,7 @@ class _Survey:
         return {
             **counted,
             "distinct_replies": reply.distinct,
-            "most_repeated_reply": _repeated(reply, counted["replies"], source),
+            "most_repeated_reply": _repeated(reply, counted["replies"], lines),
             "system_prompts": system.distinct,
             "common_system_share": share(system.count, with_system),
         }
@@ -137,45 +124,29 @@ def _hash(text: str) -> int:
     return hash(text) & _MASK
 
 
-def _repeated(reply: repeats.Commonest, replies: int, source: "_Source") -> RepeatedReply | None:
+def _repeated(reply: repeats.Commonest, replies: int, lines: Lines) -> RepeatedReply | None:
     """The reply in words, found again in the example that has it first."""
     if reply.count < 2:
         return None
-    words = words_of(parse_example(source.line(reply.offset)))
+    words = words_of(parse_example(lines.at(reply.offset)))
     text = next(text for text in words.replies if _hash(text) == reply.hash)
     return RepeatedReply(
         text=text[:MAX_REPLY], count=reply.count, share=share(reply.count, replies)
     )
 
 
-def _shared(survey: _Survey, source: "_Source", against: Path, line_bytes: int) -> Iterator[int]:
-    """The lines of examples that the file `against` has too; its bad lines have none."""
-    with Ledger(2) as others, against.open("rb", buffering=BUFFER_BYTES) as file:
-        for line in lines_of(file, line_bytes):
-            if len(line.data) == line.length and not is_blank(line.data):
-                with suppress(ValueError):
-                    others.add(fingerprint(parse_example(line.data)), line.offset)
-        theirs = _Source(file, line_bytes)
-        yield from repeats.shared(
-            survey.examples, others, lambda a, b: _equal(theirs.line(a), source.line(b))
-        )
+def _shared(survey: _Survey, lines: Lines, theirs: Lines, others: Ledger) -> Iterator[int]:
+    """The lines of examples that the other file has too; `others` takes note of its examples.
 
-
-class _Source:
-    """A file's lines by offset; the last one is at hand, for it is often asked for again."""
-
-    def __init__(self, file: BinaryIO, line_bytes: int) -> None:
-        self._file = file
-        self._line_bytes = line_bytes
-        self._at = -1
-        self._line = b""
-
-    def line(self, offset: int) -> bytes:
-        if offset != self._at:
-            self._file.seek(offset)
-            self._line = self._file.readline(self._line_bytes + 1)
-            self._at = offset
-        return self._line
+    A bad line of it holds none.
+    """
+    for line in theirs:
+        if line.length == len(line.data) and not is_blank(line.data):
+            with suppress(ValueError, MemoryError):
+                others.add(fingerprint(parse_example(line.data)), line.offset)
+    yield from repeats.shared(
+        survey.examples, others, lambda a, b: _equal(theirs.at(a), lines.at(b))
+    )
 
 
 def _equal(one: bytes, other: bytes) -> bool:
@@ -200,11 +171,18 @@ class _Cases:
         return (Caution(code=code, message=text, count=self.count, lines=tuple(self.lowest)),)
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ftd.worker.validate", allow_abbrev=False)
     parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--line-bytes", type=int, required=True, metavar="N")
-    parser.add_argument("--json-depth", type=int, required=True, metavar="N")
+    parser.add_argument("--line-bytes", type=_positive, required=True, metavar="N")
+    parser.add_argument("--json-depth", type=_positive, required=True, metavar="N")
     parser.add_argument("--against", type=Path, metavar="TRAINING_FILE")
     return parser.parse_args(arguments)
 

@@ -1,0 +1,196 @@
+"""Before the first step: load the model, tokenise the files, plan, and stand where a resumed
+attempt stood.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim import AdamW, Optimizer
+
+from ftd.core.errors import invalid
+from ftd.core.spec import TrainSpec
+from ftd.core.wire import Fact, Notice, Phase, Prepared, Resumed
+from ftd.worker.report import Asked
+from ftd.worker.train import checkpoint
+from ftd.worker.train.data import TokenFile, Tokenized, tokenize
+from ftd.worker.train.model import Budget, Model, load
+from ftd.worker.train.schedule import Plan
+
+OUT = "out"
+HEARTBEAT_S = 10.0  # long work says at least this often that it goes on
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """An attempt under way. `step` is the last one taken; `saved` the last one published."""
+
+    spec: TrainSpec
+    plan: Plan
+    model: Model
+    optimizer: Optimizer
+    budget: Budget
+    training: TokenFile
+    validation: TokenFile | None
+    out: Path
+    report: Callable[[Fact], None]
+    asked: Asked
+    step: int = 0
+    saved: int | None = None
+    bad_steps: int = 0
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """A stop was asked for in the middle of work that leaves nothing to save."""
+
+
+def prepare(spec: TrainSpec, root: Path, report: Callable[[Fact], None], asked: Asked) -> Run:
+    """Load, tokenise and plan. With `spec.resume`, stand where that checkpoint stood, which the
+    caller has verified. Raises FtdError, and Interrupted when asked to stop meanwhile."""
+    report(Phase(name="loading"))
+    _make_deterministic(spec)
+    model = load(spec, root)
+    report(Phase(name="tokenizing"))
+    reader = Reader(spec=spec, root=root, tokenizer=model.tokenizer, report=report, asked=asked)
+    training = reader.read("training", spec.training_file)
+    validation = reader.read("validation", spec.validation_file) if spec.validation_file else None
+    plan = Plan(
+        examples=training.examples,
+        batch_size=spec.batch_size,
+        n_epochs=spec.n_epochs,
+        seed=spec.seed,
+        warmup_ratio=spec.optimizer.warmup_ratio,
+    )
+    trainable = model.trainable().values()
+    report(
+        Prepared(
+            examples=training.examples,
+            validation_examples=validation.examples if validation else 0,
+            truncated=training.truncated,
+            skipped=training.skipped,
+            epoch_tokens=training.file.tokens,
+            steps_per_epoch=plan.steps_per_epoch,
+            total_steps=plan.total_steps,
+            trainable_parameters=sum(parameter.numel() for parameter in trainable),
+        )
+    )
+    run = Run(
+        spec=spec,
+        plan=plan,
+        model=model,
+        optimizer=_optimizer(spec, model),
+        budget=Budget(
+            model,
+            spec.micro_batch_tokens,
+            lambda message: report(Notice(level="warn", message=message)),
+        ),
+        training=training.file,
+        validation=validation.file if validation else None,
+        out=root / OUT,
+        report=report,
+        asked=asked,
+    )
+    if spec.resume is not None:
+        _resume(run, root / spec.resume)
+    return run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Tokenises the job's files and tells people what was lost on the way."""
+
+    spec: TrainSpec
+    root: Path
+    tokenizer: Any
+    report: Callable[[Fact], None]
+    asked: Asked
+
+    def read(self, use: str, name: str) -> Tokenized:
+        """Raises FtdError when nothing is left to train on, Interrupted when asked to stop."""
+        pulse = Pulse("tokenizing", self.report)
+
+        def progress(_examples: int) -> None:
+            if self.asked.stop:
+                raise Interrupted
+            pulse()
+
+        tokenized = tokenize(
+            self.root / name,
+            self.tokenizer,
+            self.spec.context_tokens,
+            self.root / OUT / "tokens" / use,
+            progress,
+        )
+        if tokenized.warnings:
+            message = f"{use.capitalize()} file: {' '.join(tokenized.warnings)}"
+            data = {"truncated": tokenized.truncated, "skipped": tokenized.skipped}
+            self.report(Notice(level="warn", message=message, data=data))
+        if not tokenized.examples:
+            raise invalid(
+                f"No example of the {use} file has anything to train on: none has a word of the "
+                f"assistant within the first {self.spec.context_tokens:,} tokens.",
+                code=f"invalid_{use}_file",
+                param=f"{use}_file",
+            )
+        return tokenized
+
+
+class Pulse:
+    """Says during long work, when called, that it goes on: every HEARTBEAT_S at the most."""
+
+    def __init__(self, phase: str, report: Callable[[Fact], None]) -> None:
+        self._phase = Phase(name=phase)
+        self._report = report
+        self._told = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._told >= HEARTBEAT_S:
+            self._report(self._phase)
+            self._told = time.monotonic()
+
+
+def _make_deterministic(spec: TrainSpec) -> None:
+    """The same seed and threads give the same bits on a CPU; on CUDA, what costs no speed."""
+    torch.set_num_threads(spec.threads)
+    torch.use_deterministic_algorithms(spec.device == "cpu")
+    # Filling fresh memory with NaN would find bugs of torch, and costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    random.seed(spec.seed)
+    np.random.seed(spec.seed)
+    torch.manual_seed(spec.seed)
+
+
+def _optimizer(spec: TrainSpec, model: Model) -> AdamW:
+    """AdamW (Loshchilov and Hutter 2019); vectors, which are norms and biases, do not decay."""
+    settings = spec.optimizer
+    parameters = model.trainable().values()
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    return AdamW(
+        [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        fused=True,
+    )
+
+
+def _resume(run: Run, directory: Path) -> None:
+    """Go on after the checkpoint's step, if it is a step of this very plan."""
+    progress = checkpoint.restore(directory, run.model, run.optimizer)
+    if (progress.epoch, progress.position) != run.plan.place(progress.step):
+        raise invalid(
+            "The checkpoint to resume from is of another plan: the training file, the batch size "
+            "or the model's tokenizer has changed since.",
+            code="invalid_checkpoint",
+        )
+    run.step = run.saved = progress.step
+    run.budget.tokens = progress.micro_batch_tokens
+    run.report(Resumed(step=progress.step))
