@@ -1,5 +1,6 @@
 """A tiny random Llama with a tiny chat tokenizer, saved as a model directory like any other."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -56,3 +57,16 @@ def tiny_model(directory: Path) -> Path:
     LlamaForCausalLM(tiny_config()).save_pretrained(directory)
     byte_tokenizer().save_pretrained(directory)
     return directory
+
+
+def chats(count: int, first: int = 0) -> bytes:
+    """JSONL of so many little conversations, each with an answer of its own."""
+    lines = []
+    for number in range(first, first + count):
+        answer = "ab" * (number % 5 + 1) + "!"
+        talk = [
+            {"role": "user", "content": "x" * (number % 7 + 1)},
+            {"role": "assistant", "content": answer},
+        ]
+        lines.append(json.dumps({"messages": talk}).encode() + b"\n")
+    return b"".join(lines)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from ftd.core.finding import Findings, Problem, kind, meant, quoted
+from ftd.core.finding import EnoughError, Findings, Problem, kind, meant, quoted
 from ftd.core.jsonline import BOM, parse
 from ftd.core.message import note_text, read_message, weight_of
 from ftd.core.tools import Message, read_tools
@@ -77,9 +77,12 @@ def read_example(value: dict[str, Any], expected: Format | None) -> tuple[Exampl
     found = Findings()
     format_ = recognize(value)
     if (problem := _misplaced(value, format_, expected)) is not None:
-        found.problems.append(problem)
+        found.add(problem)
         return None, found
-    example = _chat(value, found) if format_ is Format.CHAT else _completion(value, found)
+    try:
+        example = _chat(value, found) if format_ is Format.CHAT else _completion(value, found)
+    except EnoughError:
+        example = None
     return (None if found.problems else example), found
 
 
@@ -173,7 +176,7 @@ def _chat(value: dict[str, Any], found: Findings) -> Chat | None:
             "List the conversation's messages, one at least.",
         )
         return None
-    messages = tuple([read_message(message, index, found) for index, message in enumerate(raw)])
+    messages = [read_message(message, index, found) for index, message in enumerate(raw)]
     tools = None
     if len(value) > 1:
         tools = read_tools(value, found)
@@ -182,10 +185,19 @@ def _chat(value: dict[str, Any], found: Findings) -> Chat | None:
         return None
     weights = tuple([weight_of(message) for message in raw])
     _review(messages, weights, found)
-    return Chat(messages=messages, weights=weights, tools=tools)
+    return Chat(messages=tuple(_linked(messages)), weights=weights, tools=tools)
 
 
-def _review(messages: tuple[Message, ...], weights: tuple[float, ...], found: Findings) -> None:
+def _linked(messages: list[Message]) -> list[Message]:
+    """Deprecated function messages know no call; they answer the one just before them."""
+    for index in range(1, len(messages)):
+        if messages[index]["role"] == "function":
+            for call in messages[index - 1].get("tool_calls", ())[:1]:
+                messages[index] = {**messages[index], "tool_call_id": call["id"]}
+    return messages
+
+
+def _review(messages: list[Message], weights: tuple[float, ...], found: Findings) -> None:
     """What can be said of a conversation only as a whole."""
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
@@ -217,7 +229,7 @@ def _completion(value: dict[str, Any], found: Findings) -> Completion | None:
     for key in ("prompt", "completion"):
         text = value.get(key)
         if text is None:
-            found.problems.append(_missing(value, key))
+            found.add(_missing(value, key))
         elif not isinstance(text, str):
             found.fault(
                 "data_type",

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+MAX_FAULTS_PER_EXAMPLE = 8
+MAX_REMARKS_PER_EXAMPLE = 32
 MAX_QUOTED = 64  # characters of a user's word in one of our sentences
+MAX_KEYS = 64  # looked at for a misspelt one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,10 @@ class Remark:
     text: str
 
 
+class EnoughError(Exception):
+    """An example has MAX_FAULTS_PER_EXAMPLE faults: nobody wants to hear of more."""
+
+
 class Findings:
     """The problems and remarks of one example, as its reader meets them."""
 
@@ -42,11 +50,19 @@ class Findings:
         self.problems: list[Problem] = []
         self.remarks: list[Remark] = []
 
+    def add(self, problem: Problem) -> None:
+        """Raises EnoughError, so that a line of a million faults costs no more than a few."""
+        self.problems.append(problem)
+        if len(self.problems) == MAX_FAULTS_PER_EXAMPLE:
+            raise EnoughError
+
     def fault(self, code: str, path: str, text: str, fix: str) -> None:
-        self.problems.append(Problem(code=code, path=path, text=text, fix=fix))
+        """Raises EnoughError, as `add` does."""
+        self.add(Problem(code=code, path=path, text=text, fix=fix))
 
     def remark(self, code: str, subject: str, text: str) -> None:
-        self.remarks.append(Remark(code, quoted(subject), text))
+        if len(self.remarks) < MAX_REMARKS_PER_EXAMPLE:
+            self.remarks.append(Remark(code, quoted(subject), text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,5 +109,6 @@ def meant(given: Mapping[str, Any], wanted: str) -> str:
     """A sentence that names a misspelt key, or nothing."""
     import difflib  # only a faulty file pays for it
 
-    near = difflib.get_close_matches(wanted, [key[:MAX_QUOTED] for key in given], n=1)
+    keys = [key[:MAX_QUOTED] for key in islice(given, MAX_KEYS)]
+    near = difflib.get_close_matches(wanted, keys, n=1)
     return f" Rename '{quoted(near[0])}' to '{wanted}'." if near else ""

@@ -10,7 +10,6 @@ from ftd.core.finding import Problem, quoted
 from ftd.core.jsonline import BOM, LineError, hint, parse
 from ftd.core.statistics import Statistics
 
-MAX_FAULTS_PER_EXAMPLE = 8
 MAX_KINDS = 100  # of cautions told apart; more are counted together, by code
 MAX_LINES = 5  # line numbers kept of each kind
 
@@ -66,7 +65,7 @@ class Inspection:
         data = line.data
         if data.startswith(BOM):
             data = data.removeprefix(BOM)
-            self.caution("byte_order_mark", "", "A byte order mark is skipped.", line.number)
+            self._cautions.add("byte_order_mark", "", "A byte order mark is skipped.", line.number)
         if line.length == len(line.data) and not data.strip():
             self._trailing += 1
             return None
@@ -78,12 +77,11 @@ class Inspection:
         except LineError as error:
             example = None
             self._unreadable(line, data, error)
+        except MemoryError:  # tens of millions of elements in one line: the next one may be fine
+            example = None
+            self._unreadable(line, data, _too_large())
         self._bad += example is None
         return example
-
-    def caution(self, code: str, subject: str, message: str, line: int) -> None:
-        """Count an oddity of a line; the first one of its code and subject is told."""
-        self._cautions.add(code, subject, message, line)
 
     def report(
         self,
@@ -105,6 +103,7 @@ class Inspection:
             statistics=Statistics(
                 bytes=self._bytes,
                 longest_line=self._longest,
+                blank_lines=self._lines - self._examples,
                 bad_examples=self._bad,
                 **counted,
             ),
@@ -126,11 +125,11 @@ class Inspection:
         number = self._examples
         for key in repeated:
             text = f"Example {number} has the key '{quoted(key)}' twice: the last one counts."
-            self.caution("duplicate_key", quoted(key), text, line.number)
+            self._cautions.add("duplicate_key", quoted(key), text, line.number)
         for remark in found.remarks:
             text = f"Example {number}{remark.text}"
-            self.caution(remark.code, remark.subject, text, line.number)
-        for problem in found.problems[:MAX_FAULTS_PER_EXAMPLE]:
+            self._cautions.add(remark.code, remark.subject, text, line.number)
+        for problem in found.problems:
             self._fault(line, problem, _sentence(number, problem))
         return example
 
@@ -138,7 +137,7 @@ class Inspection:
         if self._examples == 1 and not (error.limit and data.lstrip().startswith(b"{")):
             self.not_jsonl = _not_jsonl(line.number, line.data, _explain(line.data, error))
             return
-        problem = Problem(code=error.code, text=error.reason, fix=error.fix)
+        problem = Problem(code=error.code, path=error.path, text=error.reason, fix=error.fix)
         message = (
             f"Invalid file format. Example {self._examples} cannot be parsed. "
             f"Error: {error.reason} (line {line.number})"
@@ -189,6 +188,8 @@ class _Kind:
 
 
 class _Cautions:
+    """Oddities by code and subject; the first message of a kind stands for all of it."""
+
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
@@ -202,6 +203,15 @@ class _Cautions:
 
     def told(self) -> tuple[Caution, ...]:
         return tuple(one for (code, _), kind in self._kinds.items() for one in kind.told(code))
+
+
+def _too_large() -> LineError:
+    return LineError(
+        "line_too_large",
+        "line needs more memory than the check may use",
+        "Make the example smaller: it has too many elements.",
+        limit=True,
+    )
 
 
 def _sentence(number: int, problem: Problem) -> str:

@@ -10,26 +10,31 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ftd.core.finding import kind
+from ftd.core.finding import kind, quoted
 
 BOM = b"\xef\xbb\xbf"
 MAX_DIGITS = 4300  # of an integer: CPython's own limit, which an environment variable may lift
 MAX_DEPTH = 200  # where nobody says otherwise
+MAX_REPEATED = 8  # keys named, give or take one object's
 HINT_CHARACTERS = 20
 
 
 class LineError(ValueError):
     """A line that is not strict JSON. `code` is machine-readable, `fix` says what to do.
 
-    `limit`: the line may well be JSON, but it passes a bound of ours or of sense.
+    `limit`: the line may well be JSON, but it passes a bound of ours or of sense. `path` is the
+    key path at fault, where there is one.
     """
 
-    def __init__(self, code: str, reason: str, fix: str, *, limit: bool = False) -> None:
+    def __init__(
+        self, code: str, reason: str, fix: str, *, limit: bool = False, path: str = ""
+    ) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
         self.fix = fix
         self.limit = limit
+        self.path = path
 
 
 class Parsed(NamedTuple):
@@ -46,13 +51,6 @@ def parse(line: bytes, *, depth: int = MAX_DEPTH) -> Parsed:
         raise _not_json(error, line) from None
     except RecursionError:
         raise _too_deep(depth) from None
-    except MemoryError:
-        raise LineError(
-            "line_too_large",
-            "line needs more memory than the check may use",
-            "Make the example smaller: it has too many elements.",
-            limit=True,
-        ) from None
     # Brackets in strings count too, so this is an upper bound: cheap, and mostly enough.
     if line.count(b"{") + line.count(b"[") > depth and nesting(value) > depth:
         raise _too_deep(depth)
@@ -84,7 +82,7 @@ def nesting(value: Any) -> int:
 
 def hint(line: bytes) -> str:
     """The beginning of a line for people: one printable line of bounded length."""
-    text = line[: 4 * HINT_CHARACTERS].decode("utf-8", "replace")[:HINT_CHARACTERS]
+    text = line[: 4 * HINT_CHARACTERS].decode("utf-8", "replace").rstrip()[:HINT_CHARACTERS]
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -101,7 +99,8 @@ def _decode(text: str) -> tuple[Any, list[str]]:
 
         def name_them(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             seen = Counter(key for key, _ in pairs)
-            repeated.extend(key for key, count in seen.items() if count > 1)
+            if len(repeated) < MAX_REPEATED:
+                repeated.extend(key for key, count in seen.items() if count > 1)
             return dict(pairs)
 
         return _decoder(name_them).decode(text), repeated
@@ -202,9 +201,10 @@ def _refuse_surrogates(value: Any) -> None:
         if not _encodes(text):
             raise LineError(
                 "lone_surrogate",
-                f"line contains half of a surrogate pair{f' in {path}' if path else ''}",
+                "line contains half of a surrogate pair",
                 r"Write the whole character: \uD83D\uDE00 together are one, \uD83D alone is none.",
                 limit=True,
+                path=path,
             )
 
 
@@ -231,5 +231,4 @@ def _strings(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _key(path: str, key: str) -> str:
-    printable = key.encode("utf-8", "replace").decode()[:64]
-    return f"{path}.{printable}" if path else printable
+    return f"{path}.{quoted(key)}" if path else quoted(key)

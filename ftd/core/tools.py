@@ -63,6 +63,7 @@ def _misdeclared(at: str, must: str, found: Findings) -> None:
 
 
 def read_answer(given: Mapping[str, Any], told: Message, place: Place) -> None:
+    """Tell which call a tool message answers."""
     call = given.get("tool_call_id")
     if call is None:
         place.fault(
@@ -78,6 +79,7 @@ def read_answer(given: Mapping[str, Any], told: Message, place: Place) -> None:
 
 
 def read_calls(given: Mapping[str, Any], told: Message, place: Place) -> None:
+    """Tell the calls of a message that has `tool_calls` or a deprecated `function_call`."""
     key = "tool_calls" if "tool_calls" in given else "function_call"
     calls = given[key]
     if calls == []:
@@ -153,14 +155,11 @@ def _function(function: object, at: str, place: Place) -> dict[str, Any]:
 def _arguments(text: str, place: Place) -> dict[str, Any] | str:
     """The arguments as a dict, for templates; models do not always write JSON, so text may stay."""
     try:
-        value = parse(text.encode("utf-8")).value
+        return parse(text.encode("utf-8")).value
     except LineError:
-        value = None
-    if isinstance(value, dict):
-        return value
-    place.found.remark(
-        "arguments_not_json",
-        "",
-        f", message {place.index + 1} calls a function with arguments that are no JSON object.",
-    )
-    return text
+        place.found.remark(
+            "arguments_not_json",
+            "",
+            f", message {place.index + 1} calls a function with arguments that are no JSON object.",
+        )
+        return text

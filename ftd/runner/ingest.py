@@ -64,6 +64,9 @@ class _Recorder:
                 jobs.note_phase(self._tx, self._job.id, name)
                 return 0
             case wire.Notice():
+                again = self._attempt.number > 1
+                if again and events.told(self._tx, self._job.id, fact.message):
+                    return 0
                 self._store.tell(
                     self._tx, self._job.id, fact.message, level=fact.level, data=fact.data
                 )
@@ -95,6 +98,7 @@ class _Recorder:
                 ("valid_mean_token_accuracy", fact.valid_mean_token_accuracy),
                 ("full_valid_loss", fact.full_valid_loss),
                 ("full_valid_mean_token_accuracy", fact.full_valid_mean_token_accuracy),
+                ("tokens_per_second", round(fact.tokens / max(fact.seconds, 1e-9), 1)),
             )
             if value is not None
         }

@@ -21,8 +21,11 @@ from ftd.worker.train import checkpoint
 from ftd.worker.train.data import TokenFile, Tokenized, tokenize
 from ftd.worker.train.model import Budget, Model, load
 from ftd.worker.train.schedule import Plan
+from ftd.worker.validate import check
 
 OUT = "out"
+CHECKED_LINE_BYTES = 2**30  # the upload's check has bounded lines and depth before
+MAX_DEPTH = 200
 HEARTBEAT_S = 10.0  # long work says at least this often that it goes on
 
 
@@ -59,6 +62,8 @@ def prepare(spec: TrainSpec, root: Path, report: Callable[[Fact], None], asked: 
     reader = Reader(spec=spec, root=root, tokenizer=model.tokenizer, report=report, asked=asked)
     training = reader.read("training", spec.training_file)
     validation = reader.read("validation", spec.validation_file) if spec.validation_file else None
+    if spec.resume is None:
+        reader.warn_of_overlap()
     plan = Plan(
         examples=training.examples,
         batch_size=spec.batch_size,
@@ -138,6 +143,24 @@ class Reader:
                 param=f"{use}_file",
             )
         return tokenized
+
+    def warn_of_overlap(self) -> None:
+        """Say how many examples to validate on are examples to train on: their loss tells little."""
+        if self.spec.validation_file is None:
+            return
+        report = check(
+            self.root / self.spec.validation_file,
+            line_bytes=CHECKED_LINE_BYTES,
+            depth=MAX_DEPTH,
+            against=self.root / self.spec.training_file,
+        )
+        if report.overlap:
+            message = (
+                f"{report.overlap:,} of {report.examples:,} validation examples are in the "
+                "training file too; the validation loss tells less than it seems to."
+            )
+            data = {"overlap": report.overlap, "validation_examples": report.examples}
+            self.report(Notice(level="warn", message=message, data=data))
 
 
 class Pulse:

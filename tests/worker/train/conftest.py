@@ -1,6 +1,5 @@
 """Run directories for whole attempts at jobs on the tiny model."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from ftd.core.wire import Fact, Notice, Step, Stop
 from ftd.worker.report import Asked
 from ftd.worker.train.loop import attempt
 from ftd.worker.train.prepare import Run, prepare
-from tests.tiny import tiny_model
+from tests.tiny import chats, tiny_model
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,19 +33,6 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(model_directory: Path) -> LlamaForCausalLM:
     """The tiny model, for looking at: no test trains it."""
     return LlamaForCausalLM.from_pretrained(model_directory).eval()
-
-
-def chats(count: int, first: int = 0) -> bytes:
-    """JSONL of so many little conversations, each with an answer of its own."""
-    lines = []
-    for number in range(first, first + count):
-        answer = "ab" * (number % 5 + 1) + "!"
-        talk = [
-            {"role": "user", "content": "x" * (number % 7 + 1)},
-            {"role": "assistant", "content": answer},
-        ]
-        lines.append(json.dumps({"messages": talk}).encode() + b"\n")
-    return b"".join(lines)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from ftd.core.wire import (
 )
 from ftd.worker.train.loop import train
 from ftd.worker.train.prepare import Run
+from tests.tiny import chats
 
 NewJob = Callable[..., Any]
 PLAIN = Lora(rank=4, alpha=8)  # without dropout
@@ -387,3 +388,10 @@ def test_a_stop_ends_the_tokenising_too(new_job: NewJob) -> None:
     job.run()
     assert job.facts[-1] == Stopped(step=0)
     assert job.told(Prepared) == []
+
+
+def test_an_overlap_of_the_files_is_told_once(new_job: NewJob) -> None:
+    job = new_job(validation=3, data=chats(10) + chats(2, first=100))
+    job.run()
+    (warning,) = [text for text in job.warnings() if "validation examples" in text]
+    assert warning.startswith("2 of 3 validation examples are in the training file too")
