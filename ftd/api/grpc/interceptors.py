@@ -1,0 +1,179 @@
+"""What surrounds every call: who makes it, how it ends, how long it takes.
+
+right:  raise no_such_job(request.id)              Outcomes turns it into a status
+wrong:  await context.abort(NOT_FOUND, ...)        a second table of errors
+"""
+
+import asyncio
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+import grpc
+import grpc.aio
+
+from ftd.core.errors import FtdError, Kind
+from ftd.service.keys import Actor, Keys
+
+log = logging.getLogger(__name__)
+
+# (service, method, status code, seconds), once for each call that has ended.
+Observe = Callable[[str, str, str, float], None]
+
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+# gRPC's own services say nothing about anybody's data.
+OPEN = frozenset(
+    {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"}
+    | {"grpc.reflection.v1alpha.ServerReflection"}
+)
+
+# A status travels as a header: percent-encoded (three for one at worst), in 8 KiB with the rest.
+MAX_MESSAGE_BYTES = 2000
+MAX_PARAM_BYTES = 200
+
+_actor: ContextVar[Actor] = ContextVar("actor")
+
+
+def actor() -> Actor:
+    """On whose behalf the current call is made; only inside a call that was let in."""
+    return _actor.get()
+
+
+class _Surround(grpc.aio.ServerInterceptor):
+    """Runs every handler, of whatever arity, inside `around`."""
+
+    @abstractmethod
+    def around(
+        self, details: grpc.HandlerCallDetails, context: "_Context"
+    ) -> AbstractAsyncContextManager[None]:
+        """Entered before the handler begins and left when it has ended, however it ends."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
+        details: grpc.HandlerCallDetails,
+    ) -> "_Handler | None":
+        handler = await continuation(details)
+        if handler is None or _split(details.method)[0] in OPEN:
+            return handler  # None: gRPC answers UNIMPLEMENTED
+
+        async def one(request: Any, context: Any) -> Any:
+            async with self.around(details, context):
+                return await _behaviour(handler)(request, context)
+
+        async def many(request: Any, context: Any) -> AsyncIterator[Any]:
+            async with (
+                self.around(details, context),
+                aclosing(_behaviour(handler)(request, context)) as messages,
+            ):
+                async for message in messages:
+                    yield message
+
+        make = _MAKERS[handler.request_streaming, handler.response_streaming]
+        surrounded: _Handler = make(
+            many if handler.response_streaming else one,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return surrounded
+
+
+class Outcomes(_Surround):
+    """Turns errors into statuses and tells `observe` of every call. Put it first."""
+
+    def __init__(self, observe: Observe) -> None:
+        self._observe = observe
+
+    @asynccontextmanager
+    async def around(
+        self, details: grpc.HandlerCallDetails, context: "_Context"
+    ) -> AsyncIterator[None]:
+        started = time.monotonic()
+        code = grpc.StatusCode.OK
+        try:
+            yield
+        except FtdError as error:
+            code = grpc.StatusCode[error.kind.grpc_code]
+            await context.abort(code, clip(error.message, MAX_MESSAGE_BYTES), trailers(error))
+        except (asyncio.CancelledError, GeneratorExit):
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception:
+            log.exception("call failed", extra={"method": details.method})
+            code = grpc.StatusCode.INTERNAL
+            ours = FtdError(Kind.INTERNAL, "The server had an error; its log says more.")
+            await context.abort(code, ours.message, trailers(ours))
+        finally:
+            self._observe(*_split(details.method), code.name, time.monotonic() - started)
+
+
+class Authentication(_Surround):
+    """Lets nobody in without a key: `authorization: Bearer KEY` in the call's metadata."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    @asynccontextmanager
+    async def around(
+        self, details: grpc.HandlerCallDetails, context: "_Context"
+    ) -> AsyncIterator[None]:
+        del context
+        # Never reset: gRPC runs each call in a task, and so in a context, of its own.
+        _actor.set(self._keys.authenticate(_bearer(details)))
+        yield
+
+
+def trailers(error: FtdError) -> tuple[tuple[str, str], ...]:
+    """What a status alone cannot say: the kind, and OpenAI's code and param, percent-encoded.
+
+    `ftd-kind` is always there, which tells our UNAVAILABLE from that of a broken connection.
+    """
+    said = [("ftd-kind", error.kind.name)]
+    if error.code is not None:
+        said.append(("ftd-code", quote(error.code)))
+    if error.param is not None:
+        said.append(("ftd-param", quote(clip(error.param, MAX_PARAM_BYTES))))
+    return tuple(said)
+
+
+def clip(text: str, limit_bytes: int) -> str:
+    """`text`, or as much of it as fits in that many bytes of UTF-8, with an ellipsis."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= limit_bytes:
+        return data.decode()
+    return data[: limit_bytes - 3].decode("utf-8", "ignore") + "..."
+
+
+def _bearer(details: grpc.HandlerCallDetails) -> str | None:
+    for name, value in details.invocation_metadata:
+        if name == "authorization" and isinstance(value, str):
+            scheme, _, token = value.partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else None
+    return None
+
+
+def _split(method: str) -> tuple[str, str]:
+    """`/ftd.v1.Jobs/GetJob` is the method GetJob of the service ftd.v1.Jobs."""
+    service, _, name = method.removeprefix("/").partition("/")
+    return service, name
+
+
+def _behaviour(handler: "_Handler") -> Any:
+    return (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+
+
+_MAKERS: dict[tuple[bool, bool], Callable[..., Any]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
