@@ -1,0 +1,5 @@
+"""Runs ftctl as `python -m ftctl`."""
+
+from ftctl.cli import main
+
+main()

@@ -1,0 +1,102 @@
+"""Where the daemon is and by which key it knows us: the first of several places that answers."""
+
+import ipaddress
+import os
+from pathlib import Path
+
+from ftctl.failure import Failure, Status
+
+SYSTEM_SOCKET = Path("/run/ftd/ftd.sock")
+MAX_UNIX_PATH_BYTES = 107
+
+
+def home() -> Path:
+    """The daemon's home as it chooses it: $FTD_HOME, else ~/.local/share/ftd."""
+    if chosen := os.environ.get("FTD_HOME"):
+        return Path(chosen).expanduser()
+    return Path.home() / ".local" / "share" / "ftd"
+
+
+def target(addr: str | None) -> str:
+    """The gRPC target: `addr`, else $FTD_ADDR, else the home's socket, else the system's.
+
+    An address is a socket's path (with or without `unix:`) or HOST:PORT on loopback. Raises
+    Failure for another host, to which a key would travel in clear, and when nothing is there.
+    """
+    if given := addr or os.environ.get("FTD_ADDR"):
+        return _parse(given)
+    candidates = (home() / "ftd.sock", SYSTEM_SOCKET)
+    for socket in candidates:
+        if socket.exists():
+            return _unix(socket)
+    raise Failure(
+        f"no daemon is running: there is no socket at {' or '.join(map(str, candidates))}",
+        hint="start one with `ftd serve`, or name yours with --addr, FTD_ADDR or FTD_HOME",
+        status=Status.UNREACHABLE,
+    )
+
+
+def key(given: str | None) -> str | None:
+    """The key: `given`, else $FTD_API_KEY, else admin.key of the home, else ~/.config/ftd/key.
+
+    None when there is none; the daemon then says what it wants. Raises Failure for one that
+    cannot be sent.
+    """
+    found = given or os.environ.get("FTD_API_KEY")
+    for path in (home() / "admin.key", Path.home() / ".config" / "ftd" / "key"):
+        found = found or _read(path)
+    if found is None:
+        return None
+    if not (found.isascii() and found.isprintable()):
+        raise Failure("the key holds characters that no key has", status=Status.USAGE)
+    return found
+
+
+def _parse(address: str) -> str:
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        return _unix(Path(path.removeprefix("//")))
+    if "/" in address and "://" not in address:
+        return _unix(Path(address))
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535 or "/" in host:
+        raise Failure(
+            f"{address!r} is no address",
+            hint="give the path of a socket, or HOST:PORT",
+            status=Status.USAGE,
+        )
+    if host != "localhost" and not _is_loopback(host):
+        raise Failure(
+            f"{address} is another machine: it needs TLS, and your key would travel in clear",
+            hint=f"open a tunnel: `ssh -NL 8421:127.0.0.1:{port} {host}`, "
+            "then use --addr 127.0.0.1:8421",
+            status=Status.USAGE,
+        )
+    return address
+
+
+def _unix(path: Path) -> str:
+    """The link is followed first: a socket's own path is limited, a link to it is not."""
+    resolved = path.expanduser().resolve()
+    if len(os.fsencode(resolved)) > MAX_UNIX_PATH_BYTES:
+        raise Failure(
+            f"{resolved} is longer than the {MAX_UNIX_PATH_BYTES} bytes of a socket's path",
+            hint="name it by a shorter path",
+            status=Status.USAGE,
+        )
+    return f"unix:{resolved}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _read(path: Path) -> str | None:
+    """The key in a file; a file that is absent, empty or another user's holds none."""
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None

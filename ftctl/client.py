@@ -1,0 +1,132 @@
+"""A connection to the daemon: stubs, the key on every call, and errors in words.
+
+grpc is imported by whoever connects: help and completion do without its tenth of a second.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import typer
+
+from ftctl import address
+from ftctl.failure import Failure, Status
+
+if TYPE_CHECKING:
+    import grpc
+
+CALL_S = 60.0  # the most that a plain call may take
+MAX_REPLY_BYTES = 64 * 2**20  # a page of 10,000 files has a few
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
+    ("grpc.enable_http_proxy", 0),  # the daemon is on this machine
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+_STATUSES = {
+    "NOT_FOUND": Status.NOT_FOUND,
+    "UNAUTHENTICATED": Status.NOT_ALLOWED,
+    "PERMISSION_DENIED": Status.NOT_ALLOWED,
+    "DEADLINE_EXCEEDED": Status.TIMED_OUT,
+}
+
+# Which field was wrong -> where to look for the right one.
+_WHERE = {
+    "fine_tune_id": "`ftctl list` shows the jobs",
+    "id": "`ftctl files list` shows the files",
+    "training_file": "`ftctl files list` shows the files",
+    "validation_file": "`ftctl files list` shows the files",
+    "model": "`ftctl models list` shows the models",
+}
+_KEYLESS = (
+    "give the key by --key or FTD_API_KEY; the daemon keeps it in the file admin.key of its home"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What stands before the command."""
+
+    addr: str | None
+    key: str | None
+
+
+class Client:
+    """The daemon's services. Calls raise grpc.RpcError; `connect` turns it into a Failure."""
+
+    def __init__(self, channel: "grpc.Channel", key: str | None) -> None:
+        from ftd.v1 import files_pb2_grpc, jobs_pb2_grpc, models_pb2_grpc, node_pb2_grpc
+
+        self.jobs = jobs_pb2_grpc.JobsStub(channel)
+        self.files = files_pb2_grpc.FilesStub(channel)
+        self.models = models_pb2_grpc.ModelsStub(channel)
+        self.node = node_pb2_grpc.NodeStub(channel)
+        self._metadata = () if key is None else (("authorization", f"Bearer {key}"),)
+
+    def call(
+        self, rpc: Callable[..., Any], request: object, *, timeout_s: float | None = CALL_S
+    ) -> Any:
+        """The answer to one request, or to a stream of them."""
+        return rpc(request, metadata=self._metadata, timeout=timeout_s)
+
+    def stream(
+        self, rpc: Callable[..., Any], request: object, *, timeout_s: float | None = None
+    ) -> Any:
+        """The answers to one request, for as long as they come."""
+        return rpc(request, metadata=self._metadata, timeout=timeout_s)
+
+
+@contextmanager
+def connect(context: typer.Context) -> Iterator[Client]:
+    """A client for one command. Raises Failure for whatever a call in the block meets."""
+    import grpc
+
+    options = context.find_object(Options)
+    assert options is not None, "the callback of the app sets them"
+    target = address.target(options.addr)
+    with grpc.insecure_channel(target, options=_OPTIONS) as channel:
+        try:
+            yield Client(channel, address.key(options.key))
+        except grpc.RpcError as error:
+            raise explain(error, target) from error
+
+
+def is_lost(error: "grpc.RpcError") -> bool:
+    """Whether the daemon went away, in contrast to an answer of its own."""
+    ours = "ftd-kind" in _trailers(error)
+    return not ours and error.code().name in ("UNAVAILABLE", "CANCELLED")
+
+
+def explain(error: "grpc.RpcError", target: str) -> Failure:
+    """A broken call in words, with the exit status that scripts know it by."""
+    said = _trailers(error)
+    if is_lost(error):
+        return Failure(
+            f"the daemon at {target} cannot be reached",
+            hint="start it with `ftd serve`, or name another with --addr",
+            status=Status.UNREACHABLE,
+        )
+    status = _STATUSES.get(error.code().name, Status.ERROR)
+    message = error.details() or error.code().name
+    match status:
+        case Status.NOT_ALLOWED:
+            return Failure(message, hint=_KEYLESS, status=status)
+        case Status.TIMED_OUT:
+            return Failure(f"the daemon at {target} does not answer", status=status)
+        case _:
+            mistaken = error.code().name in ("NOT_FOUND", "INVALID_ARGUMENT")
+            hint = _WHERE.get(said.get("ftd-param", "")) if mistaken else None
+            return Failure(message, hint=hint, status=status)
+
+
+def _trailers(error: "grpc.RpcError") -> dict[str, str]:
+    return {
+        item.key: unquote(item.value)
+        for item in error.trailing_metadata() or ()
+        if isinstance(item.value, str)
+    }
