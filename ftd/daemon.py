@@ -124,7 +124,7 @@ async def _feel_lag(metrics: Metrics) -> None:
     while True:
         due = loop.time() + LAG_S
         await asyncio.sleep(LAG_S)
-        metrics.loop_lag.set(max(0.0, loop.time() - due))
+        metrics.store.loop_lag.set(max(0.0, loop.time() - due))
 
 
 @asynccontextmanager
@@ -132,8 +132,8 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
     """Everything but the faces and the loop that moves jobs."""
     metrics = Metrics(__version__)
     bell, clock, ids = Bell(), SystemClock(), Ids(secrets.choice)
-    metrics.start_time.set(clock.now())
-    database = Database(home.database, bell, observe=metrics.transactions.observe)
+    metrics.store.start_time.set(clock.now())
+    database = Database(home.database, bell, observe=metrics.store.transactions.observe)
     await database.open()
     try:
         store = Store(database, clock, ids)
@@ -171,10 +171,10 @@ async def _faces(settings: Settings, house: House) -> AsyncIterator[None]:
     metrics, door, home = house.engine.rooms.metrics, house.door, house.home
     host, _, port = settings.rest.rpartition(":")
     socket = socket_path(home.root)
-    rest = await rest_server.serve(door, host, int(port), metrics.observe_http)
+    rest = await rest_server.serve(door, host, int(port), metrics.api.observe_http)
     try:
         grpc = await grpc_server.serve(
-            door, unix_path=socket, tcp=settings.grpc, observe=metrics.observe_rpc
+            door, unix_path=socket, tcp=settings.grpc, observe=metrics.api.observe_rpc
         )
         try:
             _link(home.root / "ftd.sock", socket)

@@ -44,7 +44,7 @@ class Engine:
                 heard = self.bell.listen()
                 started = self.rooms.clock.monotonic()
                 await self._turn()
-                self.rooms.metrics.scheduler_cycle.observe(self.rooms.clock.monotonic() - started)
+                self.rooms.metrics.queue.cycle.observe(self.rooms.clock.monotonic() - started)
                 self.alive()
                 await wait(heard, TICK_S)
                 await asyncio.sleep(PAUSE_S)

@@ -16,7 +16,30 @@ STEP_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 LONG_S = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
 
 
-class _JobTotals(Collector):
+class Metrics:
+    """The families by theme, by the rules of prometheus.io: base units, `_total`, few labels."""
+
+    def __init__(self, version: str) -> None:
+        self._registry = CollectorRegistry(auto_describe=True)
+        build = Gauge(
+            "ftd_build_info", "The version that runs.", ["version"], registry=self._registry
+        )
+        build.labels(version).set(1)
+        self.queue = Queue(self._registry)
+        self.training = Training(self._registry)
+        self.devices = Devices(self._registry)
+        self.store = Storage(self._registry)
+        self.api = Api(self._registry)
+
+    def families(self) -> Iterator[Metric]:
+        yield from self._registry.collect()
+
+    def render(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self._registry)
+
+
+class JobTotals(Collector):
     """Jobs ever created and finished, counted in the rows: a restart does not reset them.
 
     `rows` is (method, state, how many), set before a scrape.
@@ -41,43 +64,47 @@ class _JobTotals(Collector):
         yield finished
 
 
-class Metrics:
-    """The families, by the rules of prometheus.io: base units, `_total`, no unbounded labels."""
+class Queue:
+    """Jobs by state, and how long they wait and run."""
 
-    def __init__(self, version: str) -> None:
-        self.registry = registry = CollectorRegistry(auto_describe=True)
-        build = Gauge("ftd_build_info", "The version that runs.", ["version"], registry=registry)
-        build.labels(version).set(1)
-        self.start_time = Gauge(
-            "ftd_start_time_seconds", "When the daemon started (Unix time).", registry=registry
-        )
-
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.jobs = Gauge("ftd_jobs", "Jobs by state.", ["state"], registry=registry)
-        self.totals = _JobTotals()
+        self.totals = JobTotals()
         registry.register(self.totals)
-        self.queue_wait = Histogram(
+        self.oldest = Gauge(
+            "ftd_queue_oldest_seconds", "Age of the oldest queued job.", registry=registry
+        )
+        self.wait = Histogram(
             "ftd_job_queue_wait_seconds",
             "From create to the first attempt.",
             buckets=LONG_S,
             registry=registry,
         )
-        self.run_duration = Histogram(
+        self.run = Histogram(
             "ftd_job_run_duration_seconds",
             "How long attempts ran, by their ending.",
             ["ending"],
             buckets=LONG_S,
             registry=registry,
         )
-        self.queue_oldest = Gauge(
-            "ftd_queue_oldest_seconds", "Age of the oldest queued job.", registry=registry
+        self.exits = Counter(
+            "ftd_trainer_exits_total", "Attempts that ended.", ["reason"], registry=registry
         )
-        self.scheduler_cycle = Histogram(
+        self.cycle = Histogram(
             "ftd_scheduler_cycle_duration_seconds",
             "One look at the queue.",
             buckets=FAST_S,
             registry=registry,
         )
+        self.events = Counter(
+            "ftd_events_total", "Events that trainers gave rise to.", registry=registry
+        )
 
+
+class Training:
+    """Tokens and steps of all jobs, and how each running one does."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.tokens = Counter(
             "ftd_trainer_tokens_total",
             "Tokens trained: input, and those that carry loss.",
@@ -87,39 +114,64 @@ class Metrics:
         self.steps = Counter("ftd_trainer_steps_total", "Optimizer steps.", registry=registry)
         self.step_duration = Histogram(
             "ftd_trainer_step_duration_seconds",
-            "One optimizer step with its evaluation.",
+            "One optimizer step, its evaluation aside.",
             buckets=STEP_S,
             registry=registry,
         )
-        self.exits = Counter(
-            "ftd_trainer_exits_total", "Attempts that ended.", ["reason"], registry=registry
-        )
-        self.progress = self._of_job("ftd_job_progress_ratio", "Steps done of all steps.")
-        self.eta = self._of_job("ftd_job_eta_seconds", "Expected time to the end.")
-        self.loss = Gauge("ftd_job_loss", "The last loss.", ["job_id", "split"], registry=registry)
-        self.learning_rate = self._of_job("ftd_job_learning_rate", "The last learning rate.")
-        self.grad_norm = self._of_job("ftd_job_grad_norm", "The last gradient norm.")
-        self.tokens_per_second = self._of_job(
+
+        def of_job(name: str, help_: str, *labels: str) -> Gauge:
+            return Gauge(name, help_, ["job_id", *labels], registry=registry)
+
+        self.progress = of_job("ftd_job_progress_ratio", "Steps done of all steps.")
+        self.eta = of_job("ftd_job_eta_seconds", "Expected time to the end.")
+        self.loss = of_job("ftd_job_loss", "The last loss.", "split")
+        self.learning_rate = of_job("ftd_job_learning_rate", "The last learning rate.")
+        self.grad_norm = of_job("ftd_job_grad_norm", "The last gradient norm.")
+        self.tokens_per_second = of_job(
             "ftd_job_tokens_per_second", "Input tokens per second of the last step."
         )
 
-        self.device_info = Gauge(
+    def forget(self, job_id: str) -> None:
+        """Drop the gauges of a job that no longer runs."""
+        for gauge in (
+            self.progress,
+            self.eta,
+            self.loss,
+            self.learning_rate,
+            self.grad_norm,
+            self.tokens_per_second,
+        ):
+            gauge.remove_by_labels({"job_id": job_id})
+
+
+class Devices:
+    """What is lendable, what is lent, and what the sensors say."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.info = Gauge(
             "ftd_device_info", "A lendable device.", ["device", "kind", "model"], registry=registry
         )
-        self.device_allocated = self._of_device("ftd_device_allocated", "1 while a job leases it.")
-        self.device_utilization = self._of_device(
-            "ftd_device_utilization_ratio", "How busy it is, 0 to 1."
-        )
-        self.device_used = self._of_device("ftd_device_memory_used_bytes", "Memory in use.")
-        self.device_total = self._of_device("ftd_device_memory_total_bytes", "Memory in all.")
-        self.device_temperature = self._of_device("ftd_device_temperature_celsius", "Temperature.")
-        self.device_power = self._of_device("ftd_device_power_watts", "Power drawn.")
 
-        self.events = Counter(
-            "ftd_events_total", "Events told to people.", ["type"], registry=registry
+        def of_device(name: str, help_: str) -> Gauge:
+            return Gauge(name, help_, ["device"], registry=registry)
+
+        self.allocated = of_device("ftd_device_allocated", "1 while a job leases it.")
+        self.utilization = of_device("ftd_device_utilization_ratio", "How busy it is, 0 to 1.")
+        self.used = of_device("ftd_device_memory_used_bytes", "Memory in use.")
+        self.total = of_device("ftd_device_memory_total_bytes", "Memory in all.")
+        self.temperature = of_device("ftd_device_temperature_celsius", "Temperature.")
+        self.power = of_device("ftd_device_power_watts", "Power drawn.")
+
+
+class Storage:
+    """The database, the disk, and the loop that everything waits for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.start_time = Gauge(
+            "ftd_start_time_seconds", "When the daemon started (Unix time).", registry=registry
         )
-        self.database_size = Gauge(
-            "ftd_db_size_bytes", "The database file and its log.", ["file"], registry=registry
+        self.loop_lag = Gauge(
+            "ftd_event_loop_lag_seconds", "How late the last tick came.", registry=registry
         )
         self.transactions = Histogram(
             "ftd_db_transaction_duration_seconds",
@@ -127,33 +179,32 @@ class Metrics:
             buckets=FAST_S,
             registry=registry,
         )
-        self.storage_free = Gauge(
+        self.database_size = Gauge(
+            "ftd_db_size_bytes", "The database file and its log.", ["file"], registry=registry
+        )
+        self.free = Gauge(
             "ftd_storage_free_bytes", "Free space of the home's disk.", registry=registry
         )
-        self.loop_lag = Gauge(
-            "ftd_event_loop_lag_seconds", "How late the last tick came.", registry=registry
-        )
 
-        self.http = Histogram(
+
+class Api:
+    """Requests of both faces; the gRPC families have the names that dashboards know."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._http = Histogram(
             "ftd_http_request_duration_seconds",
             "REST requests.",
             ["route", "method", "code"],
             buckets=FAST_S,
             registry=registry,
         )
-        self.grpc_started = Counter(
-            "grpc_server_started_total",
-            "RPCs begun.",
-            ["grpc_service", "grpc_method"],
-            registry=registry,
-        )
-        self.grpc_handled = Counter(
+        self._handled = Counter(
             "grpc_server_handled_total",
             "RPCs ended.",
             ["grpc_service", "grpc_method", "grpc_code"],
             registry=registry,
         )
-        self.grpc_handling = Histogram(
+        self._handling = Histogram(
             "grpc_server_handling_seconds",
             "RPC durations.",
             ["grpc_service", "grpc_method"],
@@ -165,32 +216,9 @@ class Metrics:
         )
         self.uploads = Gauge("ftd_uploads_in_progress", "Uploads under way.", registry=registry)
 
-    def forget_job(self, job_id: str) -> None:
-        """Drop the gauges of a job that no longer runs."""
-        for gauge in (
-            self.progress,
-            self.eta,
-            self.learning_rate,
-            self.grad_norm,
-            self.tokens_per_second,
-        ):
-            gauge.remove_by_labels({"job_id": job_id})
-        self.loss.remove_by_labels({"job_id": job_id})
-
     def observe_http(self, route: str, method: str, code: int, seconds: float) -> None:
-        self.http.labels(route, method, str(code)).observe(seconds)
+        self._http.labels(route, method, str(code)).observe(seconds)
 
     def observe_rpc(self, service: str, method: str, code: str, seconds: float) -> None:
-        self.grpc_started.labels(service, method).inc()
-        self.grpc_handled.labels(service, method, code).inc()
-        self.grpc_handling.labels(service, method).observe(seconds)
-
-    def render(self) -> bytes:
-        """The Prometheus text format."""
-        return generate_latest(self.registry)
-
-    def _of_job(self, name: str, help_: str) -> Gauge:
-        return Gauge(name, help_, ["job_id"], registry=self.registry)
-
-    def _of_device(self, name: str, help_: str) -> Gauge:
-        return Gauge(name, help_, ["device"], registry=self.registry)
+        self._handled.labels(service, method, code).inc()
+        self._handling.labels(service, method).observe(seconds)

@@ -34,21 +34,6 @@ MAX_FAULTS = 100
 # A training file needs OpenAI's ten; to be validated on, one example is enough.
 MIN_EXAMPLES: Mapping[str, int] = {"training_file": 10, "validation_file": 1}
 
-# Faults of the line, not of what the example says: OpenAI has a code of its own for them.
-UNPARSABLE = frozenset(
-    {
-        "invalid_json",
-        "invalid_number",
-        "invalid_utf8",
-        "line_too_large",
-        "line_too_long",
-        "lone_surrogate",
-        "not_a_dictionary",
-        "nul_byte",
-        "too_deep",
-    }
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
@@ -135,16 +120,12 @@ def first_error(report: Report, param: str) -> JobError | None:
 
     `param` is "training_file" or "validation_file".
     """
-    which = param.removesuffix("_file")
-    fault = report.faults[0] if report.faults else None
-    if report.not_jsonl is None and fault is not None and fault.code not in UNPARSABLE:
-        message = f"The job failed due to an invalid {which} file. {fault.message}"
-        return JobError(code=f"invalid_{param}", message=message, param=param)
-    text = report.not_jsonl or (fault.message if fault else None)
+    text = report.not_jsonl or (report.faults[0].message if report.faults else None)
     if text is None:
         return None
-    message = f"The job failed due to a file format error in the {which} file. {text}"
-    return JobError(code="invalid_file_format", message=message, param=param)
+    which = param.removesuffix("_file")
+    message = f"The job failed due to an invalid {which} file. {text}"
+    return JobError(code=f"invalid_{param}", message=message, param=param)
 
 
 def too_few(examples: int, param: str) -> JobError:

@@ -98,7 +98,7 @@ class Runner:
             await launcher.assign(attempt.launch, planned.assignment)
             if attempt.number == 1:
                 waited_s = self._rooms.clock.now() - job.created_at
-                self._rooms.metrics.queue_wait.observe(max(0, waited_s))
+                self._rooms.metrics.queue.wait.observe(max(0, waited_s))
         except Refused as refusal:
             log.warning("attempt refused", extra={"job": attempt.job, "why": str(refusal)})
             await self._pause(BEGIN_AGAIN_S)
@@ -193,7 +193,7 @@ class Runner:
         told = await self._rooms.store.db.write(
             keep(self._rooms.store, attempt, facts, spooled.offset, self._pace.step_s)
         )
-        self._rooms.metrics.events.labels("job").inc(told)
+        self._rooms.metrics.queue.events.inc(told)
         self._offset = spooled.offset
         return True
 
@@ -209,7 +209,7 @@ class Runner:
                 raise wire.WireError(f"that {fact.path!r} is a checkpoint, and it is not whole")
 
     def _measure(self, facts: list[wire.Fact]) -> None:
-        metrics, job = self._rooms.metrics, self._attempt.job
+        metrics, job = self._rooms.metrics.training, self._attempt.job
         for fact in facts:
             if not isinstance(fact, wire.Step):
                 continue
@@ -283,8 +283,8 @@ class Runner:
             case Ending.LOST:
                 assert verdict.error is not None
                 await rooms.store.lose(attempt, verdict.error, rooms.settings.training.attempts)
-        rooms.metrics.exits.labels(verdict.ending).inc()
-        rooms.metrics.run_duration.labels(verdict.ending).observe(
+        rooms.metrics.queue.exits.labels(verdict.ending).inc()
+        rooms.metrics.queue.run.labels(verdict.ending).observe(
             max(0, rooms.clock.now() - attempt.started_at)
         )
-        rooms.metrics.forget_job(attempt.job)
+        rooms.metrics.training.forget(attempt.job)

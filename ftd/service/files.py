@@ -224,7 +224,7 @@ class Upload:
         if free < (self._expected or 0) + SPARE_BYTES:
             raise _no_space()
         self._file = self._path.open("xb", buffering=0)
-        self._rooms.metrics.uploads.inc()
+        self._rooms.metrics.api.uploads.inc()
         return self
 
     async def __aexit__(
@@ -235,7 +235,7 @@ class Upload:
     ) -> None:
         if self._file is not None:
             self._file.close()
-            self._rooms.metrics.uploads.dec()
+            self._rooms.metrics.api.uploads.dec()
         self._path.unlink(missing_ok=True)
 
     async def write(self, data: bytes) -> None:
@@ -291,7 +291,7 @@ class Upload:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise _no_space() from error
             raise
-        self._rooms.metrics.upload_bytes.inc(len(data))
+        self._rooms.metrics.api.upload_bytes.inc(len(data))
 
     def _store(self, data: bytes) -> None:
         assert self._file is not None, "an upload is entered before it is written"

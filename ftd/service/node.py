@@ -54,31 +54,32 @@ class Node:
     async def metrics(self) -> bytes:
         """The Prometheus text, with the gauges that are true at this moment."""
         metrics = self._metrics
-        metrics.totals.rows = await jobs.counts(self._store.db)
+        queue = metrics.queue
+        queue.totals.rows = await jobs.counts(self._store.db)
         for state in State:
-            count = sum(n for _, found, n in metrics.totals.rows if found == state)
-            metrics.jobs.labels(state).set(count)
+            count = sum(n for _, found, n in queue.totals.rows if found == state)
+            queue.jobs.labels(state).set(count)
         oldest = await jobs.oldest_queued(self._store.db)
         now = self._store.clock.now()
-        metrics.queue_oldest.set(0 if oldest is None else max(0, now - oldest))
+        queue.oldest.set(0 if oldest is None else max(0, now - oldest))
         for reading in await self.devices(Actor(project="", name="metrics")):
             self._show(reading)
-        metrics.storage_free.set(shutil.disk_usage(self._home.root).free)
+        metrics.store.free.set(shutil.disk_usage(self._home.root).free)
         for path in (self._home.database, self._home.database.with_name("ftd.db-wal")):
             if path.exists():
-                metrics.database_size.labels(path.name).set(path.stat().st_size)
+                metrics.store.database_size.labels(path.name).set(path.stat().st_size)
         return metrics.render()
 
     def _show(self, reading: Reading) -> None:
-        metrics, device = self._metrics, reading.device
-        metrics.device_info.labels(device.id, device.kind, device.name).set(1)
-        metrics.device_allocated.labels(device.id).set(reading.holder is not None)
-        metrics.device_total.labels(device.id).set(device.memory_bytes)
+        metrics, device = self._metrics.devices, reading.device
+        metrics.info.labels(device.id, device.kind, device.name).set(1)
+        metrics.allocated.labels(device.id).set(reading.holder is not None)
+        metrics.total.labels(device.id).set(device.memory_bytes)
         for gauge, value in (
-            (metrics.device_used, reading.used_bytes),
-            (metrics.device_utilization, reading.utilization),
-            (metrics.device_temperature, reading.temperature_celsius),
-            (metrics.device_power, reading.power_watts),
+            (metrics.used, reading.used_bytes),
+            (metrics.utilization, reading.utilization),
+            (metrics.temperature, reading.temperature_celsius),
+            (metrics.power, reading.power_watts),
         ):
             if value is not None:
                 gauge.labels(device.id).set(value)

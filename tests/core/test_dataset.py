@@ -100,6 +100,10 @@ def test_a_good_file_is_no_error() -> None:
             "Invalid file format. Example 100, message 2 Discriminator 'role' is missing in value",
         ),
         (
+            "invalid_json",
+            "Invalid file format. Example 3 cannot be parsed. Error: line contains invalid json: x",
+        ),
+        (
             "unexpected_format",
             "Unexpected file format, expected either prompt/completion pairs or chat messages.",
         ),
@@ -118,23 +122,10 @@ def test_a_bad_example_is_the_jobs_error_in_openais_words(code: str, text: str) 
     )
 
 
-@pytest.mark.parametrize("which", ["training", "validation"])
-def test_an_unparsable_line_is_a_format_error(which: str) -> None:
-    text = (
-        "Invalid file format. Example 1273 cannot be parsed. Error: line contains invalid json: "
-        "Expecting ',' delimiter: line 1 column 79 (char 78) (line 1273)"
-    )
-    assert first_error(report("invalid_json", text), f"{which}_file") == JobError(
-        code="invalid_file_format",
-        message=f"The job failed due to a file format error in the {which} file. {text}",
-        param=f"{which}_file",
-    )
-
-
-def test_a_file_that_is_no_jsonl_is_a_format_error() -> None:
+def test_a_file_that_turns_out_to_be_no_jsonl_is_an_error() -> None:
     error = first_error(Report(not_jsonl="Expected file to have JSONL format."), "training_file")
     assert error is not None
-    assert error.code == "invalid_file_format"
+    assert error.code == "invalid_training_file"
     assert error.message.endswith("Expected file to have JSONL format.")
 
 

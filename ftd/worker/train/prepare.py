@@ -48,7 +48,7 @@ class Run:
     bad_steps: int = 0
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
+class Interrupted(Exception):
     """A stop was asked for in the middle of work that leaves nothing to save."""
 
 
@@ -145,7 +145,7 @@ class Reader:
         return tokenized
 
     def warn_of_overlap(self) -> None:
-        """Say how many examples to validate on are examples to train on: their loss tells little."""
+        """Say how many examples to validate on are trained on: their loss tells little."""
         if self.spec.validation_file is None:
             return
         report = check(
