@@ -18,7 +18,7 @@ class Status(IntEnum):
     INTERRUPTED = 130
 
 
-class Failure(Exception):  # noqa: N818  # the end of a command, not a fault of ours
+class Failure(Exception):  # the end of a command, not a fault of ours
     """Ends the command with `status`: one line says what is wrong, `hint` what to do."""
 
     def __init__(

@@ -7,8 +7,9 @@ from enum import StrEnum
 FINE_TUNE = "fine-tune"
 RESULTS = "fine-tune-results"
 
-# What an upload may be for (OpenAI's request schema). Only fine-tune files are read.
-PURPOSES = frozenset({"assistants", "batch", FINE_TUNE, "vision", "user_data", "evals"})
+# What an upload may be for. Only fine-tune files are read. OpenAI's requests also know "evals", but
+# its answers do not: a strict client would refuse the file.
+PURPOSES = frozenset({"assistants", "batch", FINE_TUNE, "vision", "user_data"})
 
 
 class FileStatus(StrEnum):

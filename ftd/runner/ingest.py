@@ -119,7 +119,7 @@ class _Recorder:
         name = checkpoint_name(self._job.minted, fact.step) if fact.epoch_end else None
         values = events.step_values(self._tx, self._job.id, fact.step)
         path = f"runs/{self._attempt.launch}/out/{fact.path}"
-        new = checkpoints.publish(
+        published = checkpoints.publish(
             self._tx,
             checkpoint_id=self._store.ids.checkpoint(),
             job_id=self._job.id,
@@ -130,7 +130,8 @@ class _Recorder:
             path=path,
             sha256=fact.manifest_sha256,
         )
-        attempts.note_progress(self._tx, self._attempt.id)
+        if published.fresh:
+            attempts.note_progress(self._tx, self._attempt.id)
         if name is None:
             return 0
         models.replace(
@@ -147,10 +148,10 @@ class _Recorder:
                 facts={"form": FULL if fact.contents == "model" else fact.contents},
             ),
         )
-        if new:
+        if published.named:
             self._store.tell(
                 self._tx,
                 self._job.id,
                 f"Checkpoint created at step {fact.step} with Snapshot ID: {name}",
             )
-        return int(new)
+        return int(published.named)

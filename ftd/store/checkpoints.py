@@ -19,6 +19,14 @@ class ResumePoint:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """`fresh`: no attempt had published the step. `named`: it was not a listed checkpoint yet."""
+
+    fresh: bool
+    named: bool
+
+
 def publish(
     tx: Transaction,
     *,
@@ -30,12 +38,10 @@ def publish(
     metrics: Mapping[str, float],
     path: str,
     sha256: str,
-) -> bool:
-    """Record a checkpoint. A step that is published again (a replay) takes the newer place, and
-    False says that it was known."""
+) -> Published:
+    """Record a checkpoint. A step that is published again (a replay) takes the newer place."""
     known = tx.execute(
-        "SELECT 1 FROM checkpoints WHERE job = ? AND step = ? AND (model IS NOT NULL OR ? IS NULL)",
-        (job_id, step, model),
+        "SELECT model FROM checkpoints WHERE job = ? AND step = ?", (job_id, step)
     ).fetchone()
     tx.execute(
         "INSERT INTO checkpoints (id, job, created_at, step, model, metrics, path, sha256) "
@@ -44,7 +50,8 @@ def publish(
         "model = coalesce(excluded.model, model)",
         (checkpoint_id, job_id, now, step, model, json.dumps(metrics), path, sha256),
     )
-    return known is None
+    listed = known is not None and known["model"] is not None
+    return Published(fresh=known is None, named=model is not None and not listed)
 
 
 async def page(

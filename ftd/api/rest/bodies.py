@@ -1,0 +1,117 @@
+"""What clients may send to create a job: OpenAI's request, its types checked, its values not.
+
+Null is the same as absent, unknown keys are ignored, and so is what lies beside the method's own
+key. The values' bounds are the service's.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from ftd.core.errors import invalid
+from ftd.core.hyperparams import MAX_BATCH, MAX_EPOCHS, Requested
+from ftd.service.jobs import CreateJob
+
+AUTO = "auto"
+
+
+def _integer(value: object) -> object:
+    """An integer, and 2.0 for 2; no true, no "2"."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise PydanticCustomError("int_type", "expected an integer")
+    return value
+
+
+def _integer_or_auto(value: object) -> object:
+    if value == AUTO:
+        return None
+    try:
+        return _integer(value)
+    except PydanticCustomError:
+        raise PydanticCustomError("int_type", "expected 'auto' or an integer") from None
+
+
+def _number_or_auto(value: object) -> object:
+    if value == AUTO:
+        return None
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise PydanticCustomError("float_type", "expected 'auto' or a number")
+    return value
+
+
+def _auto_or(kind: str, **bounds: int) -> WithJsonSchema:
+    known = [{"const": AUTO, "type": "string"}, {"type": kind, **bounds}, {"type": "null"}]
+    return WithJsonSchema({"anyOf": known})
+
+
+Integer = Annotated[int, BeforeValidator(_integer)]
+AutoInteger = Annotated[int | None, BeforeValidator(_integer_or_auto)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+AutoNumber = Annotated[Finite | None, BeforeValidator(_number_or_auto)]
+
+
+class HyperparametersBody(BaseModel):
+    n_epochs: Annotated[AutoInteger, _auto_or("integer", minimum=1, maximum=MAX_EPOCHS)] = None
+    batch_size: Annotated[AutoInteger, _auto_or("integer", minimum=1, maximum=MAX_BATCH)] = None
+    learning_rate_multiplier: Annotated[AutoNumber, _auto_or("number", exclusiveMinimum=0)] = None
+
+    def requested(self) -> Requested:
+        return Requested(
+            n_epochs=self.n_epochs,
+            batch_size=self.batch_size,
+            learning_rate_multiplier=self.learning_rate_multiplier,
+        )
+
+
+class SupervisedBody(BaseModel):
+    hyperparameters: HyperparametersBody | None = None
+
+
+class MethodBody(BaseModel):
+    type: str = Field(description="supervised")
+    supervised: SupervisedBody | None = None
+
+
+class CreateJobBody(BaseModel):
+    """OpenAI's request, and `priority`."""
+
+    model: str = Field(description="A base model, an alias, a tuned model or a checkpoint.")
+    training_file: str = Field(description="The id of a file with the purpose fine-tune.")
+    validation_file: str | None = None
+    method: MethodBody | None = None
+    hyperparameters: HyperparametersBody | None = Field(
+        None,
+        json_schema_extra={"deprecated": True},
+        description="The older place; method.supervised.hyperparameters wins.",
+    )
+    suffix: str | None = Field(None, description="1 to 64 characters of the tuned model's name.")
+    seed: Integer | None = Field(None, description="0 to 2147483647; drawn where absent.")
+    integrations: list[Any] | None = Field(None, description="Null or empty: none is supported.")
+    metadata: dict[str, str] | None = Field(None, description="At most 16 pairs, 64 and 512 long.")
+    priority: Integer | None = Field(
+        None, description="Higher goes first, -1000 to 1000, default 0. An addition of ours."
+    )
+
+    def request(self) -> CreateJob:
+        """As the service takes it. Raises INVALID for integrations: none may be lost silently."""
+        if self.integrations:
+            raise invalid("integrations are not supported; leave them out.", param="integrations")
+        return CreateJob(
+            model=self.model,
+            training_file=self.training_file,
+            validation_file=self.validation_file,
+            requested=self._hyperparameters().requested(),
+            method="supervised" if self.method is None else self.method.type,
+            suffix=self.suffix,
+            seed=self.seed,
+            metadata=self.metadata,
+            priority=self.priority or 0,
+        )
+
+    def _hyperparameters(self) -> HyperparametersBody:
+        supervised = self.method.supervised if self.method else None
+        chosen = supervised.hyperparameters if supervised else None
+        return chosen or self.hyperparameters or HyperparametersBody()

@@ -1,0 +1,53 @@
+"""A fake worker for the runner: it plays the script that lies in the place of the training file.
+
+Beside the verbs of tests/launch/fakeworker.py:
+
+    ["checkpoint", step]    publishes one, with a manifest, and says saved
+    ["done", step]          says done and exits 0
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "launch"))
+
+import fakeworker
+
+
+def checkpoint(step: int) -> None:
+    place = Path(f"out/checkpoints/step-{step}")
+    (place / "adapter").mkdir(parents=True)
+    (place / "adapter" / "adapter_model.safetensors").write_bytes(b"weights %d" % step)
+    manifest = json.dumps({"step": step}).encode()
+    (place / "MANIFEST.json").write_bytes(manifest)
+    sha256 = hashlib.sha256(manifest).hexdigest()
+    fakeworker.say(
+        {
+            "kind": "saved",
+            "step": step,
+            "epoch": 1,
+            "path": f"checkpoints/step-{step}",
+            "manifest_sha256": sha256,
+        }
+    )
+
+
+def done(step: int) -> None:
+    fakeworker.say({"kind": "done", "step": step, "trained_tokens": 64 * step})
+    sys.exit(0)
+
+
+def main() -> None:
+    fakeworker.VERBS |= {"checkpoint": checkpoint, "done": done}
+    fakeworker.say({"kind": "started", "version": 1, "pid": 1})
+    assign = fakeworker.hear([])[0]
+    if assign["kind"] == "stop":
+        return
+    fakeworker.say({"kind": "accepted", "job": assign["job"], "attempt": assign["attempt"]})
+    fakeworker.play(json.loads(Path("in/training.jsonl").read_text()))
+
+
+if __name__ == "__main__":
+    main()
