@@ -31,7 +31,6 @@ def losses(rows: Sequence[Object], *, colour: bool) -> str:
     figure.with_colors = colour
     figure.x_label, figure.y_label = "step", "loss"
     figure.set_x_limits(min_=0)
-    figure.set_y_limits(min_=0)
     for kind in (int, float):
         figure.register_label_formatter(kind, _label)
     for curve in CURVES:

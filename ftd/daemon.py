@@ -161,6 +161,7 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
         engine = Engine(rooms, bell, lendable, alive=systemd.watchdog)
         yield House(door=door, engine=engine, home=home)
         await files.close()
+        await launcher.close()
     finally:
         await database.close()
 
@@ -177,6 +178,8 @@ async def _faces(settings: Settings, house: House) -> AsyncIterator[None]:
             door, unix_path=socket, tcp=settings.grpc, observe=metrics.api.observe_rpc
         )
         try:
+            if "RUNTIME_DIRECTORY" in os.environ:  # systemd's, which our group alone can enter
+                socket.chmod(0o660)
             _link(home.root / "ftd.sock", socket)
             address = f"http://{_bracketed(host)}:{rest.port}/v1"
             _announce(home.root / "endpoint.json", address, socket, grpc.tcp_addresses)
