@@ -85,7 +85,7 @@ class Launcher(Protocol):
 
     async def assign(self, launch: str, assignment: Assignment) -> None:
         """Give a launched worker its job. Returns when the locks are held, `assigned.json` is on
-        disk and the worker has been told. Raises Refused."""
+        disk and the worker has been told. Raises Refused, and then the launch is over."""
         ...
 
     async def connect(self, launch: str) -> Channel | None:
@@ -114,4 +114,8 @@ class Launcher(Protocol):
 
     def log(self, launch: str) -> Path:
         """The file that takes the worker's stdout and stderr."""
+        ...
+
+    async def discard(self, launch: str) -> None:
+        """Remove the inputs of a run that has ended, so that their bytes can go."""
         ...

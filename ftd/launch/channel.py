@@ -1,0 +1,133 @@
+"""The daemon's end of a control connection to a shim; launch/shim has the protocol."""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ftd.core.wire import Command, encode
+from ftd.launch.base import Refused
+
+_GONE = "its shim has gone"
+
+
+class LocalChannel(asyncio.Protocol):
+    """A Channel over a unix socket.
+
+    Pokes are a flag and not a queue: however many have come, one look at the spool finds all.
+    """
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._rest = b""
+        self._news = asyncio.Event()  # a poke, or the end of the connection
+        self._poked = False
+        self._gone = asyncio.Event()
+        self._answer: asyncio.Future[Mapping[str, Any]] | None = None
+
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait until the shim pokes or the time is up; False when the shim has gone.
+
+        A poke that came before the end is told first, so that nothing said last is missed.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        except TimeoutError:
+            return True
+        if self._poked:
+            self._poked = False
+            if not self._gone.is_set():
+                self._news.clear()
+            return True
+        return False
+
+    async def command(self, command: Command) -> None:
+        """Forward a command to the worker. Raises Refused when the shim is gone."""
+        self._send({"op": "send", "line": encode(command).decode().rstrip("\n")})
+
+    async def signal(self, name: str) -> None:
+        """Send "TERM" or "KILL" to the worker's process group. Raises Refused likewise."""
+        self._send({"op": "signal", "name": name})
+
+    async def ask(self, request: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
+        """Make a request that has an answer, one at a time. Raises Refused, TimeoutError."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self._send(request)
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self._answer
+        finally:
+            self._answer = None
+        if "refused" in answer:
+            raise Refused(answer["refused"])
+        return answer
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing can be said any more."""
+        return self._transport is None or self._transport.is_closing()
+
+    async def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+            await self._gone.wait()
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        if self._transport is None or self._transport.is_closing():
+            raise Refused(_GONE)
+        self._transport.write(json.dumps(request).encode() + b"\n")
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._hear(json.loads(line))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc  # why it has gone changes nothing: the spool and the locks say what is true
+        self._gone.set()
+        self._news.set()
+        self._hear({"refused": _GONE})
+
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        if "poke" in message or "exit" in message:
+            self._poked = True
+            self._news.set()
+        elif self._answer is not None and not self._answer.done():
+            self._answer.set_result(message)
+
+
+async def over(connection: socket.socket) -> LocalChannel:
+    """A channel over a connected socket, which it owns from now on."""
+    connection.setblocking(False)
+    loop = asyncio.get_running_loop()
+    _, channel = await loop.create_unix_connection(LocalChannel, sock=connection)
+    return channel
+
+
+def dial(directory: Path) -> socket.socket | None:
+    """A connection to the shim of a run directory, or None when nobody listens.
+
+    Through a descriptor of the directory, because a socket's path has 108 bytes at most.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            connection.setblocking(False)
+            connection.connect(f"/proc/self/fd/{descriptor}/control.sock")
+        finally:
+            os.close(descriptor)
+    except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+        connection.close()
+        return None
+    return connection

@@ -1,0 +1,288 @@
+"""Starts workers on this host, each below a shim of its own, and finds them again.
+
+A run directory runs/<launch>/ holds everything that is known of a launch:
+
+    in/           the job's inputs and spec.json            control.sock   the shim's ear
+    out/          what the worker writes                    assigned.json  the shim had its locks
+    spool         the worker's facts                        exit.json      the worker's end
+    worker.log    its output (and .1, the older part)       shim.log       the shim's own words
+
+The daemon keeps nothing else: a later one finds the same by the same names.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from ftd.core.device import Device
+from ftd.core.job import Exit
+from ftd.core.wire import Assign, encode
+from ftd.launch import channel, locks, spool
+from ftd.launch.base import Assignment, Refused, Spooled
+from ftd.launch.channel import LocalChannel
+from ftd.launch.inputs import place, write
+
+START_S = 20.0  # for a shim to listen: an interpreter's start, on a machine that is busy
+ASSIGN_S = 10.0
+KILL_S = 10.0  # for a shim to vanish that was killed
+LOG_BYTES = 2**24
+
+# The shim's package is all that its interpreter finds beside the standard library.
+_SHIM = "import sys; sys.path.append(sys.argv.pop(1)); from shim.main import main; main()"
+_LAST_BYTES = 2048
+_TRAINER = (sys.executable, "-I", "-m", "ftd.worker.train")
+# Of the daemon's environment a worker sees what makes programs run, and its owner's CPU settings.
+_INHERITED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)
+
+
+@dataclass(slots=True)
+class _Shim:
+    """A shim that we have started; our child until it ends."""
+
+    pid: int
+    pidfd: int
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class LocalLauncher:
+    """A Launcher whose workers run on this host.
+
+    `worker` is the program that a shim starts; `gpu_locks` is where GPUs' locks lie (None: where
+    all homes of this machine look for them). Use it in one event loop, and `close` it there.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        log_bytes: int = LOG_BYTES,
+        worker: Sequence[str] = _TRAINER,
+        gpu_locks: Path | None = None,
+    ) -> None:
+        self._home = home
+        self._log_bytes = log_bytes
+        self._worker = tuple(worker)
+        self._gpu_locks = gpu_locks
+        self._shims: dict[str, _Shim] = {}
+        # The first connection to a shim: while that is unassigned, it lives as long as this does.
+        self._first: dict[str, LocalChannel] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def launch(self, launch: str, devices: tuple[Device, ...]) -> None:
+        """Start a shim and its idle worker. Cancelled or refused, it leaves no process."""
+        run = self._run(launch)
+        try:
+            for directory in (run, run / "in", run / "out"):
+                directory.mkdir(mode=0o700, parents=True)
+            first = await self._start(launch, _environment(devices))
+        except OSError as error:
+            raise Refused(f"no shim can be started: {error}") from error
+        try:
+            await first.ask({"op": "status"}, START_S)
+        except (Refused, TimeoutError) as error:
+            await self._kill(launch)
+            raise Refused(self._obituary(launch)) from error
+        except asyncio.CancelledError:
+            await first.close()
+            raise
+        self._first[launch] = first
+
+    async def assign(self, launch: str, assignment: Assignment) -> None:
+        """Give a launched worker its job. Once this is refused, the launch is over."""
+        line = self._first.pop(launch, None) or await self.connect(launch)
+        if line is None:
+            raise Refused(self._obituary(launch))
+        try:
+            await asyncio.to_thread(self._furnish, launch, assignment)
+            async with self._turn(assignment.job):
+                await line.ask(self._request(assignment), ASSIGN_S)
+        except Refused as refusal:
+            why = self._obituary(launch) if line.gone else str(refusal)
+            raise Refused(why) from refusal
+        except TimeoutError as error:
+            # It may yet take the locks and begin: only its end makes the refusal true.
+            await self._kill(launch)
+            raise Refused("its shim did not answer") from error
+        except (OSError, ValueError) as error:
+            raise Refused(str(error)) from error
+        finally:
+            await line.close()
+
+    async def connect(self, launch: str) -> LocalChannel | None:
+        """Open a channel to a shim that lives, or None."""
+        connection = channel.dial(self._run(launch))
+        return None if connection is None else await channel.over(connection)
+
+    async def alive(self, job: str) -> bool:
+        """Whether some process still holds the job's lock."""
+        async with self._turn(job):
+            return locks.held(locks.job_lock(self._home, job))
+
+    def assigned(self, launch: str) -> bool:
+        """Whether the shim of this launch had its locks."""
+        return (self._run(launch) / "assigned.json").exists()
+
+    def read(self, launch: str, offset: int, limit_bytes: int) -> Spooled:
+        """Frames of the spool from `offset` on, about `limit_bytes` of them at most."""
+        return spool.read(self._run(launch) / "spool", offset, limit_bytes)
+
+    def exit_record(self, launch: str) -> Exit | None:
+        """The worker's end as its shim recorded it, or None."""
+        try:
+            record = json.loads((self._run(launch) / "exit.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return Exit(code=record.get("code"), signal=record.get("signal"))
+
+    def out(self, launch: str) -> Path:
+        """The directory that the worker writes."""
+        return self._run(launch) / "out"
+
+    def log(self, launch: str) -> Path:
+        """The file that takes the worker's stdout and stderr; its older part ends in .1."""
+        return self._run(launch) / "worker.log"
+
+    async def discard(self, launch: str) -> None:
+        """Remove the inputs of a run that has ended: their bytes go if nobody else has them."""
+        await asyncio.to_thread(shutil.rmtree, self._run(launch) / "in", ignore_errors=True)
+
+    async def close(self) -> None:
+        """Let go of all shims; those that have no job end."""
+        for first in self._first.values():
+            await first.close()
+        self._first.clear()
+        for launch, shim in list(self._shims.items()):
+            self._forget(launch, shim)
+
+    # Starting a shim and watching over it.
+
+    async def _start(self, launch: str, environment: Mapping[str, str]) -> LocalChannel:
+        ours, stdin = socket.socketpair()
+        run = self._run(launch)
+        try:
+            pid = _spawn((str(run), str(self._log_bytes), *self._worker), environment, stdin, run)
+            shim = self._shims[launch] = _Shim(pid, os.pidfd_open(pid))
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            stdin.close()
+        asyncio.get_running_loop().add_reader(shim.pidfd, self._reap, launch, shim)
+        return await channel.over(ours)
+
+    def _reap(self, launch: str, shim: _Shim) -> None:
+        os.waitpid(shim.pid, 0)  # it has ended: the pidfd is readable
+        self._forget(launch, shim)
+
+    def _forget(self, launch: str, shim: _Shim) -> None:
+        asyncio.get_running_loop().remove_reader(shim.pidfd)
+        os.close(shim.pidfd)
+        del self._shims[launch]
+        self._first.pop(launch, None)
+        shim.ended.set()
+
+    async def _kill(self, launch: str) -> None:
+        """End a shim at once; the worker asked the kernel to die with it."""
+        shim = self._shims.get(launch)
+        if shim is not None:
+            signal.pidfd_send_signal(shim.pidfd, signal.SIGKILL)
+            async with asyncio.timeout(KILL_S):
+                await shim.ended.wait()
+
+    # Giving it a job.
+
+    def _furnish(self, launch: str, assignment: Assignment) -> None:
+        """Inputs and spec, before any lock is taken: a copy may take minutes."""
+        inside = self._run(launch) / "in"
+        for name, source in assignment.inputs.items():
+            place(source, inside / name)
+        write(inside / "spec.json", assignment.spec)
+
+    def _request(self, assignment: Assignment) -> dict[str, object]:
+        (self._home / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)
+        paths = [
+            locks.job_lock(self._home, assignment.job),
+            *(
+                locks.device_lock(self._home, device, self._gpu_locks)
+                for device in assignment.devices
+            ),
+        ]
+        command = encode(Assign(job=assignment.job, attempt=assignment.attempt))
+        return {
+            "op": "assign",
+            "job": assignment.job,
+            "attempt": assignment.attempt,
+            "locks": [{"path": str(path), "shared": False} for path in paths],
+            "line": command.decode().rstrip("\n"),
+        }
+
+    def _obituary(self, launch: str) -> str:
+        """Why a launch ended before its time, in the last words of its shim or its worker."""
+        words = _last_line(self._run(launch) / "shim.log") or _last_line(self.log(launch))
+        return f"its worker has ended: {words or 'it said nothing'}"
+
+    def _turn(self, job: str) -> asyncio.Lock:
+        """Who starts a job and who asks whether it lives take turns: both take its lock."""
+        return self._turns.setdefault(job, asyncio.Lock())
+
+    def _run(self, launch: str) -> Path:
+        return self._home / "runs" / launch
+
+
+def _spawn(
+    arguments: Sequence[str], environment: Mapping[str, str], stdin: socket.socket, run: Path
+) -> int:
+    """Start a shim and answer its pid; what it has to say itself goes to the run's shim.log.
+
+    In a session of its own, so that nothing that ends the daemon's ends it; and not by asyncio,
+    whose transport kills its child when the loop is closed.
+    """
+    with (run / "shim.log").open("ab") as log, Path(os.devnull).open("wb") as null:
+        onto = [(stdin.fileno(), 0), (null.fileno(), 1), (log.fileno(), 2)]
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", "-c", _SHIM, str(Path(__file__).parent), *arguments],
+            environment,
+            file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for source, target in onto],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGINT, signal.SIGTERM],
+        )
+
+
+def _environment(devices: tuple[Device, ...]) -> dict[str, str]:
+    """A worker's environment: nothing of the daemon's secrets, no device but its own."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return inherited | {
+        "CUDA_VISIBLE_DEVICES": ",".join(d.id for d in devices if d.kind == "cuda"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _last_line(path: Path) -> str:
+    """The end of what a program had to say before it ended; empty if it said nothing."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LAST_BYTES))
+        lines = file.read(_LAST_BYTES).decode(errors="replace").splitlines()
+    return lines[-1] if lines else ""

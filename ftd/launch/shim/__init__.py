@@ -1,0 +1,27 @@
+"""The parent of one worker: it keeps the locks, the facts and the exit, whatever the daemon does.
+
+    main.py     the program: one loop over pipes, connections and signals
+    worker.py   the child, its output, and what it leaves behind
+    spool.py    its facts, on the disk
+    locks.py    the kernel locks of its job and devices
+    record.py   files that must be whole: assigned.json, exit.json
+
+A program of its own that imports the standard library and these files alone, all at its start, so
+that an upgrade cannot change it while it runs. It goes through three states:
+
+    unassigned   ends, and its worker with it, as soon as no control connection is left
+    assigned     holds the locks; goes on without any connection until the worker ends
+    ended        everything that the worker left is killed, the pipes are emptied, the spool is on
+                 the disk, then exit.json; the kernel frees the locks when this process ends
+
+Its standard input is the launcher's first control connection; later ones come to RUN/control.sock.
+Control is JSON lines. Down:                            Up:
+
+    {"op": "assign", "job", "attempt", "locks", "line"}     {"assigned": true} or {"refused": why}
+    {"op": "send", "line"}       to the worker's stdin
+    {"op": "signal", "name"}     TERM or KILL, to its group
+    {"op": "status"}                                        {"status": {...}}
+
+A lock is {"path", "shared"}. Unasked it says {"poke": seq} to a new connection and when there are
+new frames, and {"exit": true} at the end.
+"""

@@ -1,0 +1,101 @@
+"""The child: its pipes, its output, its end, and the processes that it leaves behind."""
+
+import contextlib
+import os
+import signal
+import socket
+
+from .record import note
+
+_LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+
+
+class Worker:
+    """The child: its pid, the ends of its pipes that are ours, and how it ended."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.commands, stdin = socket.socketpair()
+        self.facts, facts = os.pipe()
+        self.output, output = os.pipe()
+        os.set_inheritable(facts, True)
+        environment = {"FTD_SHIM_PID": str(os.getpid()), "FTD_FACTS_FD": str(facts)}
+        onto = [(stdin.fileno(), 0), (output, 1), (output, 2)]
+        actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in onto]
+        self.pid = os.posix_spawn(
+            command[0],
+            command,
+            os.environ | environment,
+            file_actions=actions,
+            setpgroup=0,
+            setsigdef=[signal.SIGHUP, signal.SIGPIPE],  # what we ignore it would inherit
+        )
+        self.end: dict[str, int] | None = None
+        stdin.close()
+        os.close(facts)
+        os.close(output)
+        for descriptor in (self.commands.fileno(), self.facts, self.output):
+            os.set_blocking(descriptor, False)
+
+    def signal(self, number: int) -> None:
+        """Signal the worker's group, unless it has ended and its number may be another's."""
+        if self.end is None:
+            os.killpg(self.pid, number)
+
+    def send(self, line: bytes) -> None:
+        """Pass on a command. A worker that does not listen, or has ended, misses it."""
+        try:
+            self.commands.send(line)
+        except OSError as error:
+            note(f"a command was not taken: {error}")
+
+    def reap(self) -> bool:
+        """Collect all children that have ended, orphans too; whether none is left."""
+        try:
+            while True:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    return False
+                if pid == self.pid:
+                    code = os.waitstatus_to_exitcode(status)
+                    self.end = {"code": code} if code >= 0 else {"signal": -code}
+                    self.end["peak_memory_bytes"] = usage.ru_maxrss * 1024
+        except ChildProcessError:
+            return True
+
+
+class Log:
+    """Takes the worker's output in a file of bounded size; one older part is kept.
+
+    Output is noise: what a full disk does not take is dropped.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._size = 0
+        self._descriptor = os.open("worker.log", _LOG_FLAGS, 0o600)
+
+    def write(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            if self._size + len(data) > self._limit_bytes:
+                self._rotate()
+            self._size += os.write(self._descriptor, data)
+
+    def _rotate(self) -> None:
+        """The new file first: there must be a log to write whatever fails."""
+        fresh = os.open("worker.log.tmp", _LOG_FLAGS | os.O_TRUNC, 0o600)
+        os.close(self._descriptor)
+        self._descriptor, self._size = fresh, 0
+        os.replace("worker.log", "worker.log.1")
+        os.replace("worker.log.tmp", "worker.log")
+
+
+def kill_children() -> None:
+    """Kill what the worker left: a subreaper becomes the parent of every orphan below it."""
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with contextlib.suppress(OSError), open(f"/proc/{entry}/stat", "rb") as file:
+            # pid (name) state parent ...; the name may hold anything.
+            parent = int(file.read().rpartition(b")")[2].split()[1])
+            if parent == os.getpid():
+                os.kill(int(entry), signal.SIGKILL)

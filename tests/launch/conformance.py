@@ -1,0 +1,204 @@
+"""What every launcher must do, told once: a class of tests that a launcher's own tests inherit.
+
+A launcher that has no processes of its own plays the scripts of fakeworker.py in its own way.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftd.core.device import Device
+from ftd.core.job import Exit
+from ftd.core.wire import Stop
+from ftd.launch.base import Assignment, Channel, Frame, Launcher, Refused
+
+CPU = Device(id="cpu", kind="cpu", name="processor", memory_bytes=2**30)
+PATIENCE_S = 20.0
+
+
+def job(
+    *script: list[Any],
+    name: str = "ftjob-1",
+    devices: tuple[Device, ...] = (CPU,),
+    inputs: dict[str, Path] | None = None,
+) -> Assignment:
+    """A job whose worker does what fakeworker.py calls a script."""
+    spec = json.dumps({"script": script}).encode()
+    return Assignment(job=name, attempt=1, spec=spec, inputs=inputs or {}, devices=devices)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.01)
+
+
+async def run(launcher: Launcher, launch: str, assignment: Assignment) -> None:
+    await launcher.launch(launch, assignment.devices)
+    await launcher.assign(launch, assignment)
+
+
+async def ended(launcher: Launcher, launch: str, name: str = "ftjob-1") -> Exit | None:
+    """Wait as the daemon does: until nobody holds the job's lock."""
+
+    async def free() -> bool:
+        return not await launcher.alive(name)
+
+    await until(free)
+    return launcher.exit_record(launch)
+
+
+async def opened(launcher: Launcher, launch: str) -> Channel:
+    channel = await launcher.connect(launch)
+    assert channel is not None
+    return channel
+
+
+def frames(launcher: Launcher, launch: str) -> list[Frame]:
+    """The whole spool, in reads as small as there are."""
+    found: list[Frame] = []
+    offset = 0
+    while (spooled := launcher.read(launch, offset, 1)).frames:
+        found += spooled.frames
+        offset = spooled.offset
+        assert spooled.corrupt is None
+    return found
+
+
+def kinds(launcher: Launcher, launch: str) -> list[str]:
+    return [json.loads(frame.line)["kind"] for frame in frames(launcher, launch)]
+
+
+async def said(launcher: Launcher, launch: str, kind: str, times: int = 1) -> None:
+    """Wait until the worker has said this so often."""
+
+    async def enough() -> bool:
+        return kinds(launcher, launch).count(kind) >= times
+
+    await until(enough)
+
+
+class LauncherConformance:
+    """Inherit it and give a fixture `launcher`."""
+
+    async def test_a_job_from_launch_to_exit(self, launcher: Launcher) -> None:
+        await launcher.launch("run-1", (CPU,))
+        assert not launcher.assigned("run-1")
+        assert not await launcher.alive("ftjob-1")
+        await launcher.assign("run-1", job(["steps", 3]))
+        assert launcher.assigned("run-1")
+        assert await ended(launcher, "run-1") == Exit(code=0)
+        told = ["started", "accepted", "step", "step", "step", "done"]
+        assert kinds(launcher, "run-1") == told
+        assert [frame.seq for frame in frames(launcher, "run-1")] == [1, 2, 3, 4, 5, 6]
+        assert await launcher.connect("run-1") is None
+
+    async def test_a_running_job_is_alive_and_listens(self, launcher: Launcher) -> None:
+        await run(launcher, "run-1", job(["pause", 0.01], ["steps", 100_000]))
+        await said(launcher, "run-1", "step")
+        assert await launcher.alive("ftjob-1")
+        assert launcher.exit_record("run-1") is None
+        channel = await opened(launcher, "run-1")
+        await channel.command(Stop(save=True))
+        assert await ended(launcher, "run-1") == Exit(code=0)
+        assert kinds(launcher, "run-1")[-1] == "stopped"
+        await channel.close()
+
+    async def test_a_poke_says_that_there_is_something_to_read(self, launcher: Launcher) -> None:
+        await run(launcher, "run-1", job(["steps", 1], ["hang"]))
+        await said(launcher, "run-1", "step")
+        channel = await opened(launcher, "run-1")
+        assert await channel.changed(PATIENCE_S), "a new channel may have missed something"
+        began = asyncio.get_running_loop().time()
+        assert await channel.changed(0.05), "the time is up: it lives all the same"
+        assert asyncio.get_running_loop().time() - began >= 0.04
+        await channel.signal("KILL")
+        assert await channel.changed(PATIENCE_S), "its end is news"
+        while await channel.changed(PATIENCE_S):
+            pass
+        with pytest.raises(Refused):
+            await channel.command(Stop())
+        with pytest.raises(Refused):
+            await channel.signal("TERM")
+        await channel.close()
+
+    @pytest.mark.parametrize(
+        ("script", "exit_"),
+        [(["exit", 3], Exit(code=3)), (["kill", 9], Exit(signal=9)), (["kill", 6], Exit(signal=6))],
+    )
+    async def test_how_it_ended_is_recorded(
+        self, launcher: Launcher, script: list[Any], exit_: Exit
+    ) -> None:
+        await run(launcher, "run-1", job(script))
+        assert await ended(launcher, "run-1") == exit_
+        assert kinds(launcher, "run-1") == ["started", "accepted"]
+
+    async def test_signals_reach_the_worker(self, launcher: Launcher) -> None:
+        for launch, name, number in (("run-1", "TERM", 15), ("run-2", "KILL", 9)):
+            await run(launcher, launch, job(["steps", 1], ["hang"]))
+            await said(launcher, launch, "step")
+            channel = await opened(launcher, launch)
+            await channel.signal(name)
+            assert await ended(launcher, launch) == Exit(signal=number)
+            await channel.close()
+
+    async def test_a_job_runs_once(self, launcher: Launcher) -> None:
+        await run(launcher, "run-1", job(["hang"]))
+        with pytest.raises(Refused, match=r"ftjob-1\.lock is held by run-1"):
+            await run(launcher, "run-2", job(["hang"]))
+        assert not launcher.assigned("run-2")
+        channel = await opened(launcher, "run-1")
+        await channel.signal("KILL")
+        assert await ended(launcher, "run-1") == Exit(signal=9)
+        await channel.close()
+        await run(launcher, "run-3", job(["steps", 1]))
+        assert await ended(launcher, "run-3") == Exit(code=0)
+
+    async def test_a_device_has_one_job(self, launcher: Launcher) -> None:
+        await run(launcher, "run-1", job(["hang"]))
+        with pytest.raises(Refused, match=r"cpu\.lock is held by run-1"):
+            await run(launcher, "run-2", job(name="ftjob-2"))
+        assert not await launcher.alive("ftjob-2")
+        assert await launcher.alive("ftjob-1")
+
+    async def test_inputs_are_there(self, launcher: Launcher, tmp_path: Path) -> None:
+        model = tmp_path / "model"
+        (model / "deep").mkdir(parents=True)
+        (model / "deep" / "weights").write_bytes(b"w")
+        data = tmp_path / "data.jsonl"
+        data.write_text("{}\n")
+        inputs = {"training.jsonl": data, "model": model}
+        await run(launcher, "run-1", job(["hang"], inputs=inputs))
+        data.unlink()
+        inside = launcher.out("run-1").parent / "in"
+        assert (inside / "training.jsonl").read_text() == "{}\n", "it outlives a delete"
+        assert (inside / "model" / "deep" / "weights").read_bytes() == b"w"
+
+    async def test_inputs_that_are_links_are_refused(
+        self, launcher: Launcher, tmp_path: Path
+    ) -> None:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "weights").symlink_to("/etc/hostname")
+        with pytest.raises(Refused, match="neither a file nor a directory"):
+            await run(launcher, "run-1", job(inputs={"model": tmp_path / "model"}))
+        assert not await launcher.alive("ftjob-1")
+
+    async def test_what_the_worker_writes_is_found(self, launcher: Launcher) -> None:
+        await run(launcher, "run-1", job(["print", 2]))
+        assert await ended(launcher, "run-1") == Exit(code=0)
+        assert launcher.log("run-1").read_bytes() == (b"x" * 1023 + b"\n") * 2
+        assert (launcher.out("run-1") / "environment.json").is_file()
+
+    async def test_nothing_is_known_of_a_launch_that_never_was(self, launcher: Launcher) -> None:
+        assert await launcher.connect("run-9") is None
+        assert launcher.exit_record("run-9") is None
+        assert not launcher.assigned("run-9")
+        assert launcher.read("run-9", 0, 1000).frames == ()
+        with pytest.raises(Refused):
+            await launcher.assign("run-9", job())

@@ -1,0 +1,132 @@
+"""A worker that does what in/spec.json says: the wire and nothing else, of the standard library.
+
+The spec is {"script": [[verb, argument ...], ...]}:
+
+    ["steps", n]       says n steps, looking for a stop before each; pauses as "pause" says
+    ["pause", s]       between the steps from now on
+    ["say", text]      puts a line on the facts pipe, whatever it is
+    ["print", n]       n kilobytes on stdout
+    ["fork"]           leaves a process that holds what we hold; its pid is in out/grandchild
+    ["stray"]          the same in a session of its own
+    ["deaf"]           ignores SIGTERM from now on
+    ["hang"]           for ever
+    ["exit", code]     or ["kill", signal]; at the end of the script it says done and exits 0
+"""
+
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+PR_SET_PDEATHSIG = 1
+
+FACTS = int(os.environ["FTD_FACTS_FD"])
+COMMANDS = socket.socket(fileno=0)
+
+
+def say(fact: dict[str, Any]) -> None:
+    os.write(FACTS, json.dumps(fact).encode() + b"\n")
+
+
+def step(number: int, total: int) -> dict[str, Any]:
+    return {
+        "kind": "step", "step": number, "total_steps": total, "train_loss": 1 / number,
+        "train_mean_token_accuracy": 0.5, "learning_rate": 1e-4, "tokens": 64, "loss_tokens": 32,
+        "seconds": 0.01,
+    }  # fmt: skip
+
+
+def hear(locks: list[int]) -> list[dict[str, Any]]:
+    """Commands, and the locks that came with them, which stay open."""
+    data, descriptors, _, _ = socket.recv_fds(COMMANDS, 4096, 16)
+    locks += descriptors
+    return [json.loads(line) for line in data.splitlines()] if data else [{"kind": "stop"}]
+
+
+def stop_asked() -> dict[str, Any] | None:
+    if select.select([COMMANDS], [], [], 0)[0]:
+        return hear([])[0]
+    return None
+
+
+def leave(*, session: bool) -> None:
+    if os.fork() == 0:
+        if session:
+            os.setsid()
+        Path("out/grandchild.tmp").write_text(str(os.getpid()))
+        Path("out/grandchild.tmp").rename("out/grandchild")
+        hang()
+
+
+def hang() -> NoReturn:
+    while True:
+        signal.pause()
+
+
+def put(line: str) -> None:
+    os.write(FACTS, line.encode() + b"\n")
+
+
+def print_(kilobytes: int) -> None:
+    for _ in range(kilobytes):
+        os.write(1, b"x" * 1023 + b"\n")
+
+
+def steps(total: int, pause_s: float) -> None:
+    for number in range(1, total + 1):
+        if stop := stop_asked():
+            Path("out/stop.json").write_text(json.dumps(stop))
+            say({"kind": "stopped", "step": number - 1})
+            sys.exit(0)
+        say(step(number, total))
+        time.sleep(pause_s)
+
+
+VERBS: dict[str, Callable[..., object]] = {
+    "say": put,
+    "print": print_,
+    "fork": lambda: leave(session=False),
+    "stray": lambda: leave(session=True),
+    "deaf": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    "hang": hang,
+    "exit": sys.exit,
+    "kill": lambda number: os.kill(os.getpid(), number),
+}
+
+
+def play(script: list[list[Any]]) -> None:
+    pause_s = 0.0
+    for verb, *arguments in script:
+        match verb:
+            case "steps":
+                steps(arguments[0], pause_s)
+            case "pause":
+                pause_s = arguments[0]
+            case _:
+                VERBS[verb](*arguments)
+
+
+def main() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(os.environ["FTD_SHIM_PID"]):
+        sys.exit(1)
+    say({"kind": "started", "version": 1, "pid": os.getpid()})
+    locks: list[int] = []
+    assign = hear(locks)[0]
+    if assign["kind"] == "stop":
+        return
+    Path("out/environment.json").write_text(json.dumps(dict(os.environ)))
+    say({"kind": "accepted", "job": assign["job"], "attempt": assign["attempt"]})
+    play(json.loads(Path(assign["spec"]).read_text())["script"])
+    say({"kind": "done", "step": 0, "trained_tokens": 0})
+
+
+if __name__ == "__main__":
+    main()
