@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ftd.core import wire
 from ftd.core.file import RESULTS, File, FileStatus
-from ftd.core.job import Attempt
+from ftd.core.job import Attempt, JobError
 from ftd.core.models import Model, ModelKind
 from ftd.core.results import FILENAME, render
 from ftd.host import blobs
@@ -28,7 +28,10 @@ async def publish(store: Store, home: Home, attempt: Attempt, done: wire.Done) -
         await store.stopped(attempt)
         return
     point = await checkpoints.at_step(store.db, job.id, done.step)
-    assert point is not None, "a trainer says done only after it saved its last step"
+    if point is None:
+        message = f"The trainer said that it was done, and has no checkpoint of step {done.step}."
+        await store.failed(attempt, JobError(code="protocol_error", message=message))
+        return
     source = _contents(home.root / point.path)
     target = home.adapter(job.minted)
     sha256 = await asyncio.to_thread(_publish_model, source, target)

@@ -281,6 +281,14 @@ async def test_a_trainer_that_talks_nonsense_is_ended_and_explained(
     assert not processes(world.home)
 
 
+async def test_done_without_a_checkpoint_is_nonsense_too(world: World) -> None:
+    world.start()
+    await world.submit(["steps", 1], ["done", 1])
+    job = await world.until(State.FAILED)
+    assert job.error is not None
+    assert job.error.code == "protocol_error"
+
+
 async def test_a_spool_that_was_damaged_is_noticed(world: World) -> None:
     await world.submit(["steps", 5], ["hang"])
     world.start()
