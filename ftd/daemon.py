@@ -20,6 +20,7 @@ from ftd.api.rest import server as rest_server
 from ftd.bell import Bell
 from ftd.config import Settings
 from ftd.core.device import Device
+from ftd.core.errors import FtdError
 from ftd.core.ids import Ids
 from ftd.engine import Engine
 from ftd.host import devices, lock, systemd
@@ -114,8 +115,11 @@ async def _run(house: House) -> None:
 async def _sweep(house: House) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
-        await house.door.files.sweep()
-        await house.door.models.sweep()
+        try:
+            await house.door.files.sweep()
+            await house.door.models.sweep()
+        except (FtdError, OSError):
+            log.exception("sweep failed")  # a full disk: the next one tries again
 
 
 async def _feel_lag(metrics: Metrics) -> None:

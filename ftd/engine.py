@@ -43,7 +43,11 @@ class Engine:
             while True:
                 heard = self.bell.listen()
                 started = self.rooms.clock.monotonic()
-                await self._turn()
+                try:
+                    await self._turn()
+                except Exception:
+                    # A full disk, or one odd row: the next turn tries again.
+                    log.exception("turn failed")
                 self.rooms.metrics.queue.cycle.observe(self.rooms.clock.monotonic() - started)
                 self.alive()
                 await wait(heard, TICK_S)
