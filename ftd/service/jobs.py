@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ftd.bell import Bell, wait
 from ftd.config import Settings
 from ftd.core.errors import FtdError, Kind, invalid, no_such_job
 from ftd.core.file import FINE_TUNE, File
 from ftd.core.hyperparams import MAX_BATCH, MAX_EPOCHS, Requested
-from ftd.core.job import Checkpoint, Event, Job, State
+from ftd.core.job import Attempt, Checkpoint, Event, Job, State
 from ftd.core.models import MAX_SUFFIX, Model, tuned_name
+from ftd.host.tail import Tail
 from ftd.launch.base import Launcher
 from ftd.service.keys import Actor
 from ftd.service.page import Page, clamp, cut
@@ -192,23 +192,32 @@ class Jobs:
     async def logs(
         self, actor: Actor, job_id: str, *, follow: bool = False
     ) -> AsyncIterator[bytes]:
-        """The newest attempt's log; with `follow`, until the job is over."""
+        """The newest attempt's log; with `follow`, those that come too, until the job is over."""
         await self.get(actor, job_id)
-        attempt = await attempts.newest(self._store.db, job_id)
-        if attempt is None and not follow:
-            return
-        offset = 0
+        seen = None
         while True:
             over = (await self.get(actor, job_id)).final
-            attempt = attempt or await attempts.newest(self._store.db, job_id)
-            if attempt is not None:
-                path = self._launcher.log(attempt.launch)
-                while data := await asyncio.to_thread(_read, path, offset):
-                    offset += len(data)
+            attempt = await attempts.newest(self._store.db, job_id)
+            if attempt is not None and attempt.launch != seen:
+                seen = attempt.launch
+                async for data in self._log_of(actor, attempt, follow and not over):
                     yield data
-            if over or not follow:
+            elif over or not follow:
                 return
-            await asyncio.sleep(LOG_TICK_S)
+            else:
+                await asyncio.sleep(LOG_TICK_S)
+
+    async def _log_of(self, actor: Actor, attempt: Attempt, follow: bool) -> AsyncIterator[bytes]:
+        """One attempt's log; with `follow`, until the job is over or has another attempt."""
+        with Tail(self._launcher.log(attempt.launch)) as tail:
+            while True:
+                over = (await self.get(actor, attempt.job)).final
+                newest = await attempts.newest(self._store.db, attempt.job)
+                while data := await asyncio.to_thread(tail.read, LOG_BYTES):
+                    yield data
+                if over or not follow or newest is None or newest.launch != attempt.launch:
+                    return
+                await asyncio.sleep(LOG_TICK_S)
 
     async def _model(self, actor: Actor, name: str) -> Model:
         resolved = self._settings.aliases.get(name, name)
@@ -274,13 +283,3 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
             raise invalid(
                 f"a metadata value has at most {MAX_VALUE} characters.", param=f"metadata.{key}"
             )
-
-
-def _read(path: Path, offset: int) -> bytes:
-    """The log from `offset`; a log that was rotated under us starts again."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(LOG_BYTES)
-    except FileNotFoundError:
-        return b""
