@@ -117,5 +117,5 @@ class Launcher(Protocol):
         ...
 
     async def discard(self, launch: str) -> None:
-        """Remove the inputs of a run that has ended, so that their bytes can go."""
+        """Remove the inputs of a run that has ended, so that their bytes can go; idempotent."""
         ...

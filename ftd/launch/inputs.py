@@ -13,6 +13,8 @@ from pathlib import Path
 # forbid one to what another user owns.
 _COPY_INSTEAD = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
 
+SPEC = "spec.json"
+
 
 def place(source: Path, target: Path) -> None:
     """Put the file or directory `source` at `target`, which must not be there yet.
@@ -37,6 +39,15 @@ def write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def discard(inside: Path) -> None:
+    """Remove what `place` put there; the spec stays, for whoever asks what the run was told."""
+    for entry in list(inside.iterdir()) if inside.is_dir() else []:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != SPEC:
+            entry.unlink()
 
 
 def _link(source: Path, target: Path) -> None:

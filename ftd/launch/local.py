@@ -13,7 +13,6 @@ The daemon keeps nothing else: a later one finds the same by the same names.
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -28,7 +27,7 @@ from ftd.core.wire import Assign, encode
 from ftd.launch import channel, locks, spool
 from ftd.launch.base import Assignment, Refused, Spooled
 from ftd.launch.channel import LocalChannel
-from ftd.launch.inputs import place, write
+from ftd.launch.inputs import SPEC, discard, place, write
 
 START_S = 20.0  # for a shim to listen: an interpreter's start, on a machine that is busy
 ASSIGN_S = 10.0
@@ -161,7 +160,7 @@ class LocalLauncher:
 
     async def discard(self, launch: str) -> None:
         """Remove the inputs of a run that has ended: their bytes go if nobody else has them."""
-        await asyncio.to_thread(shutil.rmtree, self._run(launch) / "in", ignore_errors=True)
+        await asyncio.to_thread(discard, self._run(launch) / "in")
 
     async def close(self) -> None:
         """Let go of all shims; those that have no job end."""
@@ -213,7 +212,7 @@ class LocalLauncher:
         inside = self._run(launch) / "in"
         for name, source in assignment.inputs.items():
             place(source, inside / name)
-        write(inside / "spec.json", assignment.spec)
+        write(inside / SPEC, assignment.spec)
 
     def _request(self, assignment: Assignment) -> dict[str, object]:
         (self._home / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -288,3 +288,4 @@ class Runner:
             max(0, rooms.clock.now() - attempt.started_at)
         )
         rooms.metrics.training.forget(attempt.job)
+        await rooms.launcher.discard(attempt.launch)

@@ -339,6 +339,7 @@ async def test_inputs_go_when_they_are_discarded(launcher: LocalLauncher, tmp_pa
     await launcher.discard("run-1")
     assert (tmp_path / "data").stat().st_nlink == 1
     assert kinds(launcher, "run-1")[-1] == "done"
+    assert [entry.name for entry in (tmp_path / "home/runs/run-1/in").iterdir()] == ["spec.json"]
     await launcher.discard("run-1")
 
 
