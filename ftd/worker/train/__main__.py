@@ -57,7 +57,9 @@ def die_with(parent: int) -> None:
 
 def work() -> None:
     """Load everything, wait for a job, do it, and say how it ended."""
-    report = Report(int(os.environ["FTD_FACTS_FD"]))
+    facts = int(os.environ["FTD_FACTS_FD"])
+    os.set_inheritable(facts, False)  # a helper that outlives us must not hold the pipe open
+    report = Report(facts)
     inbox = Inbox(socket.socket(fileno=sys.stdin.fileno()))
     signal.signal(signal.SIGTERM, lambda *_: inbox.ask(Stop(save=True)))
     try:
