@@ -29,6 +29,7 @@ class Daemon:
         for name in ("FTD_ADDR", "FTD_API_KEY", "FTD_HOME"):
             self._environment.pop(name, None)
         self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[openai.OpenAI] = []
 
     def start(self) -> "Daemon":
         self.home.mkdir(parents=True, exist_ok=True)
@@ -72,9 +73,11 @@ class Daemon:
         return (self.home / "daemon.log").read_text()
 
     def client(self, **options: Any) -> openai.OpenAI:
-        """The OpenAI SDK, strict about every field."""
-        options = {"_strict_response_validation": True, "max_retries": 0} | options
-        return openai.OpenAI(base_url=self.url, api_key=self.key, **options)
+        """The OpenAI SDK, strict about every field; closed when the daemon ends."""
+        strict = {"_strict_response_validation": True, "max_retries": 0, "api_key": self.key}
+        client = openai.OpenAI(base_url=self.url, **(strict | options))
+        self._clients.append(client)
+        return client
 
     def ftctl(
         self, *arguments: str, check: bool = True, timeout_s: float = 120
@@ -103,6 +106,8 @@ class Daemon:
 
     def end(self) -> None:
         """Stop the daemon and every trainer that it left."""
+        for client in self._clients:
+            client.close()
         assert self._process is not None
         if self._process.poll() is None:
             self._process.kill()

@@ -173,7 +173,7 @@ def test_unknown_ids_are_404_in_openais_words(client: openai.OpenAI) -> None:
 
 
 def test_a_wrong_key_is_401(daemon: Daemon) -> None:
-    stranger = openai.OpenAI(base_url=daemon.url, api_key="ftd-wrong-wrong-wrong", max_retries=0)
+    stranger = daemon.client(api_key="ftd-wrong-wrong-wrong")
     with pytest.raises(openai.AuthenticationError) as caught:
         stranger.models.list()
     assert caught.value.code == "invalid_api_key"
