@@ -109,6 +109,37 @@ class Devices(_Section):
     """UUIDs of GPUs that jobs must not use."""
 
 
+class Serving(_Section):
+    """How models answer. Training goes first where a device cannot be shared."""
+
+    backend: Literal["embedded", "vllm"] = "embedded"
+    """embedded: workers of our own. vllm: a `vllm serve` that runs already."""
+    vllm_url: str = ""
+    """Its address up to and without /v1. Its --served-model-name must be the base model's name."""
+    vllm_key: str = ""
+    """Its --api-key, if it has one."""
+    wait_s: float = Field(30.0, ge=0)
+    """How long a request waits for a device that trains, before it is answered 503."""
+    yield_s: float = Field(60.0, ge=0)
+    """How long running answers may go on when a job needs the device."""
+    idle_s: float = Field(600.0, ge=0)
+    """A worker that has had nothing to do for so long ends."""
+    workers: int = Field(2, ge=1)
+    """Models that are loaded at once; the one idle longest ends for the next."""
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """CPU threads of a worker."""
+    context_tokens: int = Field(8192, ge=8)
+    """Prompt and answer together; the smaller of this and the model's limit counts."""
+    rows: int = Field(16, ge=1, le=256)
+    """Choices decoded together by one worker."""
+    queue: int = Field(256, ge=1)
+    """Choices that run or wait at one worker; more are answered 503."""
+    adapters: int = Field(8, ge=1)
+    """Adapters that one worker keeps loaded."""
+    cache_tokens: int = Field(16384, ge=0)
+    """Tokens of finished requests that are kept for requests that go on from them."""
+
+
 class Metrics(_Section):
     require_key: bool = False
     """Ask for the API key on /metrics, on loopback too."""
@@ -136,6 +167,7 @@ class Settings(BaseSettings):
     models: dict[str, ModelOverrides] = {}
     stopping: Stopping = Stopping()
     devices: Devices = Devices()
+    serving: Serving = Serving()
     metrics: Metrics = Metrics()
 
     @field_validator("rest")

@@ -1,4 +1,4 @@
-"""The whole of what a trainer is told: one file, complete, resolved, the same for every attempt.
+"""The whole of what a worker is told: one file, complete, resolved, the same for every attempt.
 
 Whatever decides bits (threads, dtype, attention, token budget) is resolved before the first
 attempt and kept here, so that a second attempt computes what the first one would have.
@@ -55,3 +55,19 @@ class TrainSpec(_Spec):
     dtype: Literal["float32", "bfloat16"]
     threads: int = Field(ge=1)
     resume: str | None = None  # a published checkpoint to go on from
+
+
+class ServeSpec(_Spec):
+    """What an inference worker serves, and how much at once. Paths as in a TrainSpec."""
+
+    version: Literal[1] = 1
+    model: str = "in/model"
+    model_name: str
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16"]
+    threads: int = Field(ge=1)
+    context_tokens: int = Field(ge=8)  # prompt and answer together
+    rows: int = Field(ge=1)  # choices decoded together
+    queue: int = Field(ge=1)  # choices that run or wait; more are refused
+    adapters: int = Field(ge=1)  # kept loaded
+    cache_tokens: int = Field(ge=0)  # kept of finished requests, for those that go on from them

@@ -130,6 +130,13 @@ class Stopped(_Message):
     step: int
 
 
+class Ready(_Message):
+    """An inference worker has loaded its model and listens on out/serve.sock."""
+
+    kind: Literal["ready"] = "ready"
+    context_tokens: int  # the smaller of the spec's and the model's
+
+
 class Failed(_Message):
     """The worker gives up. `code` and `message` become the job's error."""
 
@@ -150,6 +157,7 @@ Fact = Annotated[
     | Saved
     | Done
     | Stopped
+    | Ready
     | Failed,
     Field(discriminator="kind"),
 ]

@@ -82,7 +82,7 @@ class _Recorder:
                 return self._step(fact)
             case wire.Saved():
                 return self._saved(fact)
-            case wire.Started() | wire.Done() | wire.Stopped() | wire.Failed():
+            case wire.Started() | wire.Ready() | wire.Done() | wire.Stopped() | wire.Failed():
                 return 0  # what they mean is settled when the attempt has ended
         return 1
 
