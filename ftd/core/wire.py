@@ -86,8 +86,8 @@ class Step(_Message):
     kind: Literal["step"] = "step"
     step: int
     total_steps: int
-    train_loss: float | None  # None: not a number
-    train_mean_token_accuracy: float | None
+    train_loss: float | None = None  # None: not a number; None is not sent
+    train_mean_token_accuracy: float | None = None
     learning_rate: float
     grad_norm: float | None = None
     tokens: int  # input tokens of this step

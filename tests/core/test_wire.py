@@ -25,6 +25,7 @@ STEP = wire.Step(
         wire.Prepared(examples=10, epoch_tokens=100, steps_per_epoch=5, total_steps=10),
         wire.Resumed(step=4),
         STEP,
+        STEP.model_copy(update={"train_loss": None, "train_mean_token_accuracy": None}),
         wire.Saved(step=2, epoch=1, path="checkpoints/step-2", manifest_sha256="0" * 64),
         wire.Done(step=2, trained_tokens=200),
         wire.Stopped(step=1),
