@@ -37,6 +37,30 @@ class Model:
     facts: Mapping[str, object] | None = None  # of a base: what its check found
 
 
+FULL = "full"  # facts["form"] of a tuned model whose every weight was trained
+
+
+def is_full(model: Model) -> bool:
+    """Whether a model's path holds all weights, and not an adapter to its base."""
+    return model.kind is ModelKind.BASE or (model.facts or {}).get("form") == FULL
+
+
+def unfit(model: Model, *, full: bool) -> str | None:
+    """Why training of every weight (`full`), or of an adapter, cannot go on from this model.
+
+    An adapter belongs to its root base: one on top of other weights would answer from the wrong
+    ones wherever it is loaded.
+    """
+    if full and not is_full(model):
+        return f"{model.name} is an adapter; training every weight goes on from whole models only."
+    if not full and is_full(model) and model.kind is not ModelKind.BASE:
+        return (
+            f"{model.name} was trained in every weight and an adapter belongs to a base model; "
+            f"set `full = true` for {model.base} in the configuration to go on from it."
+        )
+    return None
+
+
 def is_base_name(name: str) -> bool:
     return _BASE_NAME.match(name) is not None
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 
 from ftd.core import wire
 from ftd.core.job import Attempt, Job
-from ftd.core.models import Model, ModelKind, checkpoint_name
+from ftd.core.models import FULL, Model, ModelKind, checkpoint_name
 from ftd.core.results import CHECKPOINT_METRICS, step_message
-from ftd.runner.plan import FULL
 from ftd.store import attempts, checkpoints, events, jobs, models
 from ftd.store.db import Transaction
 from ftd.store.store import STARTED, Store

@@ -6,16 +6,14 @@ from pathlib import Path
 
 from ftd.config import Settings, Training
 from ftd.core.device import Device
-from ftd.core.errors import no_such_model
+from ftd.core.errors import invalid, no_such_model
 from ftd.core.job import Attempt, Job
-from ftd.core.models import Model, ModelKind
+from ftd.core.models import Model, is_full, unfit
 from ftd.core.spec import Optimizer, TrainSpec
 from ftd.host.home import Home
 from ftd.launch.base import Assignment
 from ftd.store import checkpoints, jobs, models
 from ftd.store.store import Store
-
-FULL = "full"  # facts["form"] of a tuned model whose every weight was trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +27,19 @@ async def plan(
 ) -> Plan:
     """Resolve what the job's first attempt resolves, or take it over from then.
 
-    Raises FtdError when a model that the job needs is gone.
+    Raises FtdError when a model that the job needs is gone, or cannot be gone on from.
     """
     given = await models.any_named(store.db, job.model)
     base = await models.any_named(store.db, job.base)
     if given is None or base is None:
         raise no_such_model(job.model if given is None else job.base)
-    resume = await _resume_point(store, home, job)
+    training = settings.training_of(job.base)
     kept = await jobs.spec(store.db, job.id)
+    if kept is None and (reason := unfit(given, full=training.full)) is not None:
+        raise invalid(reason, code="model_not_available", param="model")
+    resume = await _resume_point(store, home, job)
     spec = (
-        _spec(settings.training_of(job.base), job, given, base, device)
+        _spec(training, job, given, base, device)
         if kept is None
         else TrainSpec.model_validate_json(kept)
     )
@@ -68,7 +69,7 @@ def _spec(training: Training, job: Job, given: Model, base: Model, device: Devic
         attempt=1,
         seed=job.seed,
         model_name=job.base,
-        adapter="in/adapter" if _is_adapter(given) else None,
+        adapter="in/adapter" if not is_full(given) else None,
         validation_file="in/validation.jsonl" if job.validation_file else None,
         n_epochs=job.hyperparameters.n_epochs,
         batch_size=job.hyperparameters.batch_size,
@@ -93,17 +94,13 @@ def context_tokens(base: Model) -> int:
     return value if isinstance(value, int) and value > 0 else 2**31
 
 
-def _is_adapter(model: Model) -> bool:
-    return model.kind is not ModelKind.BASE and (model.facts or {}).get("form") != FULL
-
-
 def _inputs(
     home: Home, job: Job, given: Model, base: Model, resume: Path | None
 ) -> dict[str, Path]:
     inputs = {"training.jsonl": home.file(job.training_file)}
     if job.validation_file:
         inputs["validation.jsonl"] = home.file(job.validation_file)
-    if _is_adapter(given):
+    if not is_full(given):
         inputs["adapter"] = home.root / given.path
         inputs["model"] = home.root / base.path
     else:

@@ -10,7 +10,7 @@ from ftd.core.errors import FtdError, Kind, invalid, no_such_job
 from ftd.core.file import FINE_TUNE, File
 from ftd.core.hyperparams import MAX_BATCH, MAX_EPOCHS, Requested
 from ftd.core.job import Attempt, Checkpoint, Event, Job, State
-from ftd.core.models import MAX_SUFFIX, Model, tuned_name
+from ftd.core.models import MAX_SUFFIX, Model, tuned_name, unfit
 from ftd.host.tail import Tail
 from ftd.launch.base import Launcher
 from ftd.service.keys import Actor
@@ -229,6 +229,9 @@ class Jobs:
                 code="model_not_available",
                 param="model",
             )
+        training = self._settings.training_of(model.base)
+        if (reason := unfit(model, full=training.full)) is not None:
+            raise invalid(reason, code="model_not_available", param="model")
         return model
 
     async def _file(self, actor: Actor, file_id: str, param: str) -> File:

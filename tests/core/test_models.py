@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftd.core.models import adapter_id, checkpoint_name, is_base_name, tuned_name
+from ftd.core.models import (
+    FULL,
+    Model,
+    ModelKind,
+    adapter_id,
+    checkpoint_name,
+    is_base_name,
+    tuned_name,
+    unfit,
+)
 
 
 def test_names_are_openais() -> None:
@@ -30,3 +39,24 @@ def test_base_names_hold_no_surprises(name: str) -> None:
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "Qwen2.5-0.5B", "a", "x" * 96])
 def test_usual_base_names_are_fine(name: str) -> None:
     assert is_base_name(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "form", "full", "fits"),
+    [
+        (ModelKind.BASE, None, False, True),
+        (ModelKind.BASE, None, True, True),
+        (ModelKind.TUNED, "adapter", False, True),
+        (ModelKind.TUNED, "adapter", True, False),
+        (ModelKind.CHECKPOINT, FULL, True, True),
+        (ModelKind.CHECKPOINT, FULL, False, False),
+    ],
+)
+def test_an_adapter_goes_on_from_its_base_or_itself_alone(
+    kind: ModelKind, form: str | None, full: bool, fits: bool
+) -> None:
+    model = Model(
+        name="ft:llama::x", project="p", kind=kind, base="llama", path="", sha256="", created_at=0,
+        facts=None if form is None else {"form": form},
+    )  # fmt: skip
+    assert (unfit(model, full=full) is None) is fits
