@@ -11,11 +11,10 @@ from pathlib import Path
 from ftd.core import wire
 from ftd.core.file import RESULTS, File, FileStatus
 from ftd.core.job import Attempt, JobError
-from ftd.core.models import Model, ModelKind
+from ftd.core.models import FULL, Model, ModelKind
 from ftd.core.results import FILENAME, render
 from ftd.host import blobs
 from ftd.host.home import Home
-from ftd.runner.plan import FULL
 from ftd.store import checkpoints, events, jobs
 from ftd.store.store import Store
 
@@ -39,7 +38,7 @@ async def publish(store: Store, home: Home, attempt: Attempt, done: wire.Done) -
     file_id = store.ids.file()
     await asyncio.to_thread(_publish_file, csv, home.file(file_id), home.incoming)
     now = store.clock.now()
-    await store.succeed(
+    succeeded = await store.succeed(
         attempt,
         model=Model(
             name=job.minted,
@@ -65,6 +64,9 @@ async def publish(store: Store, home: Home, attempt: Attempt, done: wire.Done) -
         ),
         trained_tokens=done.trained_tokens,
     )
+    if not succeeded:
+        await asyncio.to_thread(shutil.rmtree, target)
+        home.file(file_id).unlink()
 
 
 def _contents(checkpoint: Path) -> Path:

@@ -46,6 +46,11 @@ class Models:
                 raise invalid(f"{name!r} is an alias in the configuration.", param="name")
             if await models.get(self._store.db, actor.project, name) is not None:
                 raise invalid(f"There is a model {name!r} already.", param="name")
+            if await models.any_named(self._store.db, name) is not None:
+                raise invalid(
+                    f"The removed {name!r} is still used by a job; add it again when that is over.",
+                    param="name",
+                )
             facts = await self._bring_in(source, self._home.models / name)
             model = Model(
                 name=name,
@@ -118,10 +123,10 @@ class Models:
             await asyncio.to_thread(shutil.rmtree, self._home.root / path, ignore_errors=True)
 
     async def recover(self) -> None:
-        """After a start: remove what an interrupted `add` left."""
-        known = {Path(model.path).name for model in await models.bases(self._store.db)}
-        for path in self._home.models.iterdir():
-            if path.name not in known:
+        """After a start: remove what an interrupted `add`, publication or purge left."""
+        known = await models.unpurged_paths(self._store.db)
+        for path in (*self._home.models.iterdir(), *self._home.adapters.iterdir()):
+            if str(path.relative_to(self._home.root)) not in known:
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     async def _bring_in(self, source: str, target: Path) -> dict[str, object]:

@@ -84,10 +84,10 @@ async def any_named(db: Database, name: str) -> Model | None:
     return _model(rows[0]) if rows else None
 
 
-async def bases(db: Database) -> tuple[Model, ...]:
-    """Base models whose bytes should be there."""
-    rows = await db.rows(f"SELECT {_COLUMNS} FROM models WHERE kind = 'base' AND purged_at IS NULL")
-    return tuple(_model(row) for row in rows)
+async def unpurged_paths(db: Database) -> frozenset[str]:
+    """Where, relative to the home, the bytes of some model should be."""
+    rows = await db.rows("SELECT DISTINCT path FROM models WHERE purged_at IS NULL")
+    return frozenset(row["path"] for row in rows)
 
 
 async def visible(db: Database, project: str) -> tuple[Model, ...]:

@@ -175,24 +175,28 @@ class Store:
 
     async def succeed(
         self, attempt: Attempt, *, model: Model, result: File, trained_tokens: int
-    ) -> None:
-        """The job is done: its model, its result file and its last events, all or nothing."""
+    ) -> bool:
+        """The job is done: its model, its result file and its last events, all or nothing.
 
-        def work(tx: Transaction) -> None:
+        False if it was cancelled meanwhile; nothing of it is kept then.
+        """
+
+        def work(tx: Transaction) -> bool:
             now = self.clock.now()
             if not attempts.end(tx, attempt.id, ending=Ending.DONE, note=None, now=now):
-                return
+                return False
             if not jobs.move(
                 tx, attempt.job, State.SUCCEEDED, now=now, fine_tuned_model=model.name
             ):
-                return
+                return False
             models.replace(tx, model)
             files.insert(tx, result)
             jobs.note_result(tx, attempt.job, trained_tokens=trained_tokens, result_file=result.id)
             self.tell(tx, attempt.job, f"New fine-tuned model created: {model.name}")
             self.tell(tx, attempt.job, "The job has successfully completed")
+            return True
 
-        await self.db.write(work)
+        return await self.db.write(work)
 
     async def running(self) -> int:
         """How many attempts live."""

@@ -34,7 +34,7 @@ class ModelsFace(models_pb2_grpc.ModelsServicer):
     async def DeleteModel(
         self, request: models_pb2.DeleteModelRequest, context: Any
     ) -> models_pb2.DeleteModelResponse:
-        await self._models.delete(actor(), request.id)
+        await self._models.delete(actor(), request.id, bases=True)
         return models_pb2.DeleteModelResponse(id=request.id, deleted=True)
 
     def _model(self, model: Model) -> models_pb2.Model:
