@@ -5,11 +5,10 @@ import errno
 import hashlib
 import logging
 import shutil
-from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 from ftd.config import Limits
 from ftd.core.dataset import Report
@@ -54,7 +53,7 @@ class Files:
         self._home = rooms.home
         self._limits = rooms.limits
         self._checkers = asyncio.Semaphore(CHECKERS)
-        self._checks: set[asyncio.Task[File]] = set()
+        self._checks: dict[str, asyncio.Task[File]] = {}
 
     def upload(self, actor: Actor, *, expected_bytes: int | None = None) -> "Upload":
         """A new upload; leaving its `async with` without finish() removes every trace."""
@@ -123,6 +122,7 @@ class Files:
 
         for file_id in await self._store.db.write(work):
             self._home.file(file_id).unlink(missing_ok=True)
+        await self._check_again()
 
     async def recover(self) -> None:
         """After a start: drop half uploads and bytes without a row, take up broken-off checks."""
@@ -132,14 +132,20 @@ class Files:
         for path in self._home.files.iterdir():
             if path.is_file() and path.name not in known:
                 path.unlink()
+        await self._check_again()
+
+    async def _check_again(self) -> None:
+        """Take up checks that were broken off: by the daemon's end, or by a full disk."""
         for file in await files.unchecked(self._store.db):
-            self._spawn(self._check(file))
+            if file.id not in self._checks:
+                self._spawn(file)
 
     async def close(self) -> None:
         """End the checks that still run; the next start takes them up."""
-        for task in self._checks:
+        checks = list(self._checks.values())
+        for task in checks:
             task.cancel()
-        await asyncio.gather(*self._checks, return_exceptions=True)
+        await asyncio.gather(*checks, return_exceptions=True)
 
     async def accept(self, file: File, temporary: Path) -> File:
         """Publish an uploaded file, check it, and answer within check_wait_s.
@@ -147,10 +153,14 @@ class Files:
         Raises INVALID for a fine-tune file that is no JSONL at all: nothing of it is kept.
         """
         await asyncio.to_thread(blobs.publish, temporary, self._home.file(file.id))
-        await self._store.db.write(lambda tx: files.insert(tx, file))
+        try:
+            await self._store.db.write(lambda tx: files.insert(tx, file))
+        except FtdError:
+            self._home.file(file.id).unlink()
+            raise
         if file.purpose != FINE_TUNE:
             return file
-        check = self._spawn(self._check(file))
+        check = self._spawn(file)
         done, _ = await asyncio.wait({check}, timeout=self._limits.check_wait_s)
         if not done:
             return file
@@ -193,11 +203,16 @@ class Files:
             f"{result.returncode}. See the daemon's log."
         )
 
-    def _spawn(self, check: Coroutine[Any, Any, File]) -> "asyncio.Task[File]":
-        task = asyncio.ensure_future(check)
-        self._checks.add(task)
-        task.add_done_callback(self._checks.discard)
+    def _spawn(self, file: File) -> "asyncio.Task[File]":
+        task = self._checks[file.id] = asyncio.create_task(self._check(file))
+        task.add_done_callback(lambda done: self._checked(file, done))
         return task
+
+    def _checked(self, file: File, task: "asyncio.Task[File]") -> None:
+        del self._checks[file.id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The sweep begins it anew.
+            log.error("file check broken off", extra={"file": file.id}, exc_info=error)
 
 
 class Upload:

@@ -1,5 +1,6 @@
 """Uploads and their ends: nothing half, nothing left behind, bytes as long as they are needed."""
 
+import asyncio
 import random
 import shutil
 from collections.abc import AsyncIterator
@@ -138,9 +139,21 @@ async def test_a_check_that_was_cut_short_is_done_at_the_next_start(room: Room) 
     )
     await room.files.recover()
     assert room.on_disk() == {file.id}
-    for check in list(room.files._checks):
+    for check in list(room.files._checks.values()):
         await check
     assert (await room.files.get(ME, file.id)).status is FileStatus.PROCESSED
+
+
+async def test_a_check_that_broke_off_is_begun_anew_by_the_sweep(room: Room) -> None:
+    file = await put(room, LINE * 20)
+    await room.store.db.write(
+        lambda tx: tx.execute("UPDATE files SET status = 'uploaded', report = NULL") and None
+    )
+    await room.files.sweep()
+    await asyncio.gather(*room.files._checks.values())
+    assert (await room.files.get(ME, file.id)).status is FileStatus.PROCESSED
+    await room.files.sweep()
+    assert not room.files._checks
 
 
 async def test_an_expired_file_is_gone(room: Room) -> None:
