@@ -27,7 +27,7 @@ def target(addr: str | None) -> str:
         return _parse(given)
     candidates = (home() / "ftd.sock", SYSTEM_SOCKET)
     for socket in candidates:
-        if socket.exists():
+        if _is_there(socket):
             return _unix(socket)
     raise Failure(
         f"no daemon is running: there is no socket at {' or '.join(map(str, candidates))}",
@@ -85,6 +85,14 @@ def _unix(path: Path) -> str:
             status=Status.USAGE,
         )
     return f"unix:{resolved}"
+
+
+def _is_there(path: Path) -> bool:
+    """Whether we can see it: what lies in a directory that is closed to us is not for us."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -39,6 +39,7 @@ def events(
                 yield event
             if job(client, job_id).status in FINAL:
                 return
+            lost = None  # it answers: an absence to come is another one
         except grpc.RpcError as error:
             _left(job_id, deadline)  # a deadline that has passed is what has happened
             if not is_lost(error):

@@ -1,6 +1,7 @@
 """ftctl submit, list, show, cancel and checkpoints."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 from ftctl import objects, report, stream
 from ftctl.client import Client, connect
+from ftctl.failure import Failure
 from ftctl.objects import optional
 from ftctl.output import (
     Columns,
@@ -54,20 +56,21 @@ def submit(
         # A misspelt name must not cost an upload.
         client.call(client.models.GetModel, models_pb2.GetModelRequest(id=model))
         given = (data,) if validation is None else (data, validation)
-        training_file, *validation_file = _file_ids(client, given)
-        request = jobs_pb2.CreateJobRequest(
-            model=model,
-            training_file=training_file,
-            validation_file=validation_file[0] if validation_file else None,
-            hyperparameters=jobs_pb2.Hyperparameters(
-                n_epochs=epochs, batch_size=batch_size, learning_rate_multiplier=lr_multiplier
-            ),
-            method=method,
-            suffix=suffix,
-            seed=seed,
-            priority=priority,
-        )
-        job = client.call(client.jobs.CreateJob, request)
+        with _uploads(client) as sent:
+            training_file, *validation_file = _file_ids(client, given, sent)
+            request = jobs_pb2.CreateJobRequest(
+                model=model,
+                training_file=training_file,
+                validation_file=validation_file[0] if validation_file else None,
+                hyperparameters=jobs_pb2.Hyperparameters(
+                    n_epochs=epochs, batch_size=batch_size, learning_rate_multiplier=lr_multiplier
+                ),
+                method=method,
+                suffix=suffix,
+                seed=seed,
+                priority=priority,
+            )
+            job = client.call(client.jobs.CreateJob, request)
         show_job(client, job, output)
         if watch:
             raise typer.Exit(watch_job(client, job.id, console(stderr=True)))
@@ -152,11 +155,25 @@ def progress(job: jobs_pb2.Job) -> str:
     return f"step {job.step:,} of {job.total_steps:,}" if job.total_steps else ""
 
 
-def _file_ids(client: Client, given: tuple[str, ...]) -> list[str]:
-    """The ids of files named or uploaded. If one is faulty nothing stays uploaded, and Failure
-    is raised with its faults."""
-    ids: list[str] = []
+@contextlib.contextmanager
+def _uploads(client: Client) -> Iterator[list[str]]:
+    """The ids of what was sent for a job; without the job nothing of it stays with the daemon."""
+    import grpc
+
     sent: list[str] = []
+    try:
+        yield sent
+    except (Failure, grpc.RpcError):
+        for file_id in sent:
+            with contextlib.suppress(grpc.RpcError):  # what went wrong first is what is told
+                client.call(client.files.DeleteFile, files_pb2.DeleteFileRequest(id=file_id))
+        raise
+
+
+def _file_ids(client: Client, given: tuple[str, ...], sent: list[str]) -> list[str]:
+    """The ids of files named or uploaded, the latter noted in `sent`. Raises Failure with the
+    faults of one that is faulty."""
+    ids: list[str] = []
     for data, known in [(data, is_id(data)) for data in given]:
         if known:
             ids.append(data)
@@ -165,8 +182,6 @@ def _file_ids(client: Client, given: tuple[str, ...]) -> list[str]:
         sent.append(file.id)
         ids.append(file.id)
         if file.status == "error":
-            for file_id in sent:
-                client.call(client.files.DeleteFile, files_pb2.DeleteFileRequest(id=file_id))
             raise report.failure(data, file)
         say(f"uploaded {data} as {file.id}")
     return ids

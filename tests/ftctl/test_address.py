@@ -55,6 +55,15 @@ def test_nothing_there_is_unreachable() -> None:
     assert caught.value.status is Status.UNREACHABLE
 
 
+def test_a_socket_behind_a_closed_door_is_not_for_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", closed)  # root, as whom tests may run, sees everything
+    with pytest.raises(Failure, match="no daemon is running"):
+        address.target(None)
+
+
 def test_a_link_is_followed_so_that_a_home_may_lie_deep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

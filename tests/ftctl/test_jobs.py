@@ -68,6 +68,15 @@ async def test_submit_of_faulty_data_shows_the_lines_and_leaves_nothing(daemon: 
     assert daemon.door.jobs.created == []
 
 
+async def test_submit_of_no_job_leaves_nothing(daemon: Daemon) -> None:
+    data = write(daemon, "train.jsonl", GOOD)
+    ran = await daemon.run("submit", data, "--model", "smollm2", "--epochs", "0")
+    assert ran.status == 1
+    assert "n_epochs must be between 1 and 50." in ran.err
+    assert daemon.door.files.uploads == 1
+    assert daemon.door.files.rows == {}
+
+
 async def test_submit_with_a_misspelt_model_uploads_nothing(daemon: Daemon) -> None:
     data = write(daemon, "train.jsonl", GOOD)
     ran = await daemon.run("submit", data, "--model", "smolm")
