@@ -15,16 +15,19 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """`faults` are those of the file at fault; empty when the data is good and only too little."""
+    """`faults` are those of the file at fault that were told in full, of `fault_count` in all;
+    none when the data is good and only too little."""
 
     error: JobError
     faults: tuple[Fault, ...] = ()
+    fault_count: int = 0
 
     def data(self) -> dict[str, object]:
-        """The error event's data: every fault that was told in full."""
+        """The error event's data."""
         data: dict[str, object] = {"code": self.error.code, "param": self.error.param}
         if self.faults:
             data["errors"] = [asdict(fault) for fault in self.faults]
+            data["error_count"] = self.fault_count
         return data
 
 
@@ -33,7 +36,7 @@ def judge(requested: Requested, reports: Mapping[str, Report]) -> Admitted | Rej
     for param, report in reports.items():
         error = first_error(report, param)
         if error is not None:
-            return Rejected(error=error, faults=report.faults)
+            return Rejected(error=error, faults=report.faults, fault_count=report.fault_count)
         if report.examples < MIN_EXAMPLES[param]:
             return Rejected(error=too_few(report.examples, param))
     return Admitted(hyperparameters=resolve(requested, reports["training_file"].examples))

@@ -69,7 +69,7 @@ class Database:
         await asyncio.to_thread(migrate, self._path)
         self._thread.start()
         for _ in range(READERS):
-            reader = await aiosqlite.connect(f"file:{self._path}?mode=ro", uri=True)
+            reader = await aiosqlite.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
             reader.row_factory = sqlite3.Row
             await reader.execute("PRAGMA query_only = ON")
             self._readers.put_nowait(reader)

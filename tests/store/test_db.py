@@ -144,6 +144,16 @@ async def test_closing_finishes_what_waits_and_leaves_no_thread(tmp_path: Path) 
         await db.write(add(1))
 
 
+@pytest.mark.parametrize("name", ["a#b", "a?mode=memory", "a%41", "a b"])
+async def test_a_home_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    db = Database(tmp_path / name / "ftd.db", Bell())
+    await db.open()
+    await db.write(lambda tx: tx.execute("CREATE TABLE notes (n INTEGER) STRICT") and None)
+    assert await db.rows("SELECT n FROM notes") == []
+    await db.close()
+
+
 async def test_a_full_disk_is_said_and_heals(tmp_path: Path) -> None:
     db = Database(tmp_path / "ftd.db", Bell())
     await db.open()

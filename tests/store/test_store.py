@@ -96,6 +96,7 @@ async def test_a_job_on_a_bad_file_fails_at_once_with_every_fault(store: Store) 
     assert last.level == "error"
     assert last.data is not None
     assert last.data["errors"][0]["line"] == 3  # type: ignore[index]
+    assert last.data["error_count"] == 1
 
 
 async def test_of_five_racers_one_starts_a_job(store: Store) -> None:
