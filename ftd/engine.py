@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ftd.bell import Bell, wait
@@ -61,7 +61,9 @@ class Engine:
     async def _turn(self) -> None:
         await self._adopt()
         snapshot = await self.rooms.store.snapshot(self.devices)
-        for action in decide(snapshot):
+        # Whoever has somebody to follow it and no attempt that lives was refused just now.
+        resting = frozenset(life.runner.job for life in self._lives.values())
+        for action in decide(replace(snapshot, resting=resting)):
             await self._apply(action)
 
     async def _adopt(self) -> None:

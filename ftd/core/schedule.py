@@ -26,12 +26,14 @@ class LiveAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """`holders` maps a leased device to the job that leases it."""
+    """`holders` maps a leased device to the job that leases it. `resting` jobs were refused a
+    moment ago and keep the reason that they were given."""
 
     jobs: tuple[OpenJob, ...]
     attempts: tuple[LiveAttempt, ...]
     devices: tuple[Device, ...]
     holders: dict[str, str]
+    resting: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ def _fill_devices(snapshot: Snapshot) -> list[Action]:
     for job in sorted(queued, key=lambda job: (-job.priority, job.seq)):
         if job.id in ending:
             actions.append(Wait(job.id, "its last attempt has not ended yet"))
+        elif job.id in snapshot.resting:
+            continue
         elif free:
             actions.append(Start(job.id, (free.pop(0),)))
         else:

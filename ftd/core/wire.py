@@ -219,7 +219,9 @@ def _decode(adapter: TypeAdapter[_T], line: bytes) -> _T:
     try:
         return adapter.validate_json(line)
     except ValidationError as error:
-        raise WireError(str(error)) from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise WireError(f"what makes no sense: {where}: {first['msg']}") from error
 
 
 def finite(value: float) -> float | None:

@@ -17,6 +17,10 @@ class Refused(Exception):
     """An assignment that did not happen: a lock is held, or the shim is gone. Nothing runs."""
 
 
+class BadInputs(Exception):
+    """An input of an assignment is not there, or is no data: trying again changes nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """A job for a launched worker.
@@ -35,10 +39,12 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One fact as spooled. `seq` counts from 1 within a launch, without gaps."""
+    """One fact as spooled. `seq` counts from 1 within a launch, without gaps; `end` is the offset
+    of the next one."""
 
     seq: int
     line: bytes
+    end: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +91,8 @@ class Launcher(Protocol):
 
     async def assign(self, launch: str, assignment: Assignment) -> None:
         """Give a launched worker its job. Returns when the locks are held, `assigned.json` is on
-        disk and the worker has been told. Raises Refused, and then the launch is over."""
+        disk and the worker has been told. Raises Refused or BadInputs, and then the launch is
+        over."""
         ...
 
     async def connect(self, launch: str) -> Channel | None:

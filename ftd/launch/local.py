@@ -25,7 +25,7 @@ from ftd.core.device import Device
 from ftd.core.job import Exit
 from ftd.core.wire import Assign, encode
 from ftd.launch import channel, locks, spool
-from ftd.launch.base import Assignment, Refused, Spooled
+from ftd.launch.base import Assignment, BadInputs, Refused, Spooled
 from ftd.launch.channel import LocalChannel
 from ftd.launch.inputs import SPEC, discard, place, write
 
@@ -104,7 +104,7 @@ class LocalLauncher:
         self._first[launch] = first
 
     async def assign(self, launch: str, assignment: Assignment) -> None:
-        """Give a launched worker its job. Once this is refused, the launch is over."""
+        """Give a launched worker its job. Once this fails, the launch is over."""
         line = self._first.pop(launch, None) or await self.connect(launch)
         if line is None:
             raise Refused(self._obituary(launch))
@@ -119,7 +119,9 @@ class LocalLauncher:
             # It may yet take the locks and begin: only its end makes the refusal true.
             await self._kill(launch)
             raise Refused("its shim did not answer") from error
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
+            raise BadInputs(str(error)) from error
+        except OSError as error:
             raise Refused(str(error)) from error
         finally:
             await line.close()

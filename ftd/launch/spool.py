@@ -66,6 +66,6 @@ def _parse(data: bytes, start: int, more: bool) -> Spooled:
         due = frames[-1].seq + 1 if frames else 1
         if seq != due and (frames or start == 0):
             return spooled(corrupt=f"the seq {seq} at {start + at} where {due} was due")
-        frames.append(Frame(seq=seq, line=line))
+        frames.append(Frame(seq=seq, line=line, end=start + end))
         at = end
     return spooled()

@@ -16,7 +16,7 @@ from ftd.core.device import Device
 from ftd.core.errors import FtdError
 from ftd.core.job import Attempt, Ending, JobError, outcome
 from ftd.host.home import Home
-from ftd.launch.base import Channel, Launcher, Refused
+from ftd.launch.base import BadInputs, Channel, Launcher, Refused, Spooled
 from ftd.metrics import Metrics
 from ftd.runner.ingest import keep
 from ftd.runner.plan import manifest_sha256, plan
@@ -79,6 +79,10 @@ class Runner:
         self._fault: JobError | None = None
         self._pace = Pace()
 
+    @property
+    def job(self) -> str:
+        return self._attempt.job
+
     def stop(self) -> None:
         """Ask the trainer to end at its next step; then SIGTERM, then SIGKILL. Idempotent."""
         if self._stop_asked_at is None:
@@ -101,14 +105,14 @@ class Runner:
                 self._rooms.metrics.queue.wait.observe(max(0, waited_s))
         except Refused as refusal:
             log.warning("attempt refused", extra={"job": attempt.job, "why": str(refusal)})
-            await self._pause(BEGIN_AGAIN_S)
-            await self._rooms.store.give_back(attempt, str(refusal))
-            return
+            await self._give_back(str(refusal))
+            await self._pause(BEGIN_AGAIN_S)  # the job rests as long as we are here
+        except BadInputs as error:
+            await self._fail(JobError(code="missing_input", message=f"An input is gone: {error}"))
         except FtdError as error:
-            fault = JobError(code=error.code or "invalid", message=error.message)
-            await self._rooms.store.failed(attempt, fault)
-            return
-        await self.run()
+            await self._fail(JobError(code=error.code or "invalid", message=error.message))
+        else:
+            await self.run()
 
     async def run(self) -> None:
         """Follow an assigned attempt to its end and settle it."""
@@ -117,7 +121,7 @@ class Runner:
                 await self._follow()
                 await self._settle()
             else:
-                await self._rooms.store.give_back(self._attempt, "its worker never began")
+                await self._give_back("its worker never began")
         finally:
             if self._channel is not None:
                 await self._channel.close()
@@ -173,29 +177,37 @@ class Runner:
             return False
         launcher, attempt = self._rooms.launcher, self._attempt
         spooled = launcher.read(attempt.launch, self._offset, READ_BYTES)
+        facts, offset = self._understand(spooled)
+        if facts:
+            self._measure(facts)
+            told = await self._rooms.store.db.write(
+                keep(self._rooms.store, attempt, facts, offset, self._pace.step_s)
+            )
+            self._rooms.metrics.queue.events.inc(told)
+            self._offset = offset
+        if self._fault is not None:
+            self.stop()
+            return False
+        return bool(facts)
+
+    def _understand(self, spooled: Spooled) -> tuple[list[wire.Fact], int]:
+        """The facts up to the first that makes no sense, which is noted, and where they end."""
         facts: list[wire.Fact] = []
-        try:
-            facts = [wire.decode_fact(frame.line) for frame in spooled.frames]
-            for fact in facts:
+        offset = self._offset
+        for frame in spooled.frames:
+            try:
+                fact = wire.decode_fact(frame.line)
                 self._verify(fact)
-        except wire.WireError as error:
-            self._fault = JobError(code="protocol_error", message=f"The trainer said {error}")
+            except wire.WireError as error:
+                self._fault = JobError(code="protocol_error", message=f"The trainer said {error}")
+                return facts, offset
+            facts.append(fact)
+            offset = frame.end
         if spooled.corrupt is not None:
             self._fault = JobError(
                 code="protocol_error", message=f"The trainer's spool is damaged: {spooled.corrupt}"
             )
-        if self._fault is not None:
-            self.stop()
-            return False
-        if not spooled.frames:
-            return False
-        self._measure(facts)
-        told = await self._rooms.store.db.write(
-            keep(self._rooms.store, attempt, facts, spooled.offset, self._pace.step_s)
-        )
-        self._rooms.metrics.queue.events.inc(told)
-        self._offset = spooled.offset
-        return True
+        return facts, offset
 
     def _verify(self, fact: wire.Fact) -> None:
         """A checkpoint is a row only when its manifest is the one that was announced."""
@@ -258,6 +270,14 @@ class Runner:
         """Wait so long, or until somebody asks us to stop."""
         await wait(self._woken, timeout_s)
         self._woken.clear()
+
+    async def _give_back(self, why: str) -> None:
+        await self._rooms.store.give_back(self._attempt, why)
+        await self._rooms.launcher.discard(self._attempt.launch)
+
+    async def _fail(self, error: JobError) -> None:
+        await self._rooms.store.failed(self._attempt, error)
+        await self._rooms.launcher.discard(self._attempt.launch)
 
     async def _settle(self) -> None:
         """Say on the job how its attempt ended."""

@@ -14,7 +14,7 @@ import pytest
 from ftd.core.device import Device
 from ftd.core.job import Exit
 from ftd.core.wire import Stop
-from ftd.launch.base import Assignment, Channel, Frame, Launcher, Refused
+from ftd.launch.base import Assignment, BadInputs, Channel, Frame, Launcher, Refused
 
 CPU = Device(id="cpu", kind="cpu", name="processor", memory_bytes=2**30)
 PATIENCE_S = 20.0
@@ -185,7 +185,7 @@ class LauncherConformance:
     ) -> None:
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "weights").symlink_to("/etc/hostname")
-        with pytest.raises(Refused, match="neither a file nor a directory"):
+        with pytest.raises(BadInputs, match="neither a file nor a directory"):
             await run(launcher, "run-1", job(inputs={"model": tmp_path / "model"}))
         assert not await launcher.alive("ftjob-1")
 

@@ -17,7 +17,7 @@ from ftd.core.device import Device
 from ftd.core.job import Exit
 from ftd.core.wire import Stop
 from ftd.launch import local
-from ftd.launch.base import Refused
+from ftd.launch.base import BadInputs, Refused
 from ftd.launch.local import LocalLauncher
 from tests.launch.conformance import (
     CPU,
@@ -197,7 +197,7 @@ async def test_no_zombie_and_no_descriptor_is_left(launcher: LocalLauncher, tmp_
             pass
         await channel.close()
         assert await ended(launcher, f"run-{number}") == Exit(code=0)
-    with pytest.raises(Refused):
+    with pytest.raises(BadInputs):
         await run(launcher, "run-4", job(inputs={"model": tmp_path / "missing"}))
     await until_true(lambda: not launcher._shims)
     assert psutil.Process().children() == children

@@ -1,5 +1,6 @@
 """Spools: what the shim writes is what the reader finds, and damage is told from a torn tail."""
 
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,11 @@ from ftd.launch.shim.spool import Spool
 
 LINES = [b'{"kind":"started"}', b"", b"not json", b"x" * 4096, b'{"kind":"step"}']
 WHOLE = b"".join(spool.frame(seq, line) for seq, line in enumerate(LINES, 1))
-FRAMES = tuple(Frame(seq=seq, line=line) for seq, line in enumerate(LINES, 1))
+ENDS = accumulate(len(spool.frame(seq, line)) for seq, line in enumerate(LINES, 1))
+FRAMES = tuple(
+    Frame(seq=seq, line=line, end=end)
+    for seq, (line, end) in enumerate(zip(LINES, ENDS, strict=True), 1)
+)
 LAST = len(spool.frame(5, LINES[-1]))
 
 

@@ -277,6 +277,7 @@ async def test_a_trainer_that_talks_nonsense_is_ended_and_explained(
     job = await world.until(State.FAILED)
     assert job.error is not None
     assert job.error.code == "protocol_error"
+    assert await world.steps() == [1], "what it said before is kept"
     await world.until_free()
     assert not processes(world.home)
 
@@ -325,6 +326,23 @@ async def test_a_held_lock_keeps_a_second_trainer_out(world: World) -> None:
         await world.submit(["checkpoint", 1], ["done", 1])
         world.start()
         assert "held" in (await world.until_waiting()).lower()
+        waiting = await world.job()
+        assert waiting.state is State.QUEUED
+        assert "held" in str(waiting.wait_reason), "it rests, and says why"
+        await world.until_free()
+        (refused,) = world.home.runs.iterdir()
+        assert [entry.name for entry in (refused / "in").iterdir()] == ["spec.json"]
     finally:
         os.close(lock)
     await world.until(State.SUCCEEDED)
+
+
+async def test_a_job_whose_data_is_gone_fails_and_says_so(world: World) -> None:
+    await world.submit(["steps", 1])
+    world.home.file("file-ftjob-1").unlink()
+    world.start()
+    job = await world.until(State.FAILED)
+    assert job.error is not None
+    assert job.error.code == "missing_input"
+    assert "file-ftjob-1" in job.error.message
+    await world.until_free()
