@@ -6,6 +6,7 @@ the spool and the kernel's locks say where it stands. Nothing is decided from me
 
 import asyncio
 import logging
+import shutil
 from dataclasses import dataclass
 
 from ftd.bell import wait
@@ -15,6 +16,7 @@ from ftd.core.clock import Clock
 from ftd.core.device import Device
 from ftd.core.errors import FtdError
 from ftd.core.job import Attempt, Ending, JobError, outcome
+from ftd.core.spec import TOKENS
 from ftd.host.home import Home
 from ftd.launch.base import BadInputs, Channel, Launcher, Refused, Spooled
 from ftd.metrics import Metrics
@@ -309,3 +311,5 @@ class Runner:
         )
         rooms.metrics.training.forget(attempt.job)
         await rooms.launcher.discard(attempt.launch)
+        tokens = rooms.launcher.out(attempt.launch) / TOKENS
+        await asyncio.to_thread(shutil.rmtree, tokens, ignore_errors=True)

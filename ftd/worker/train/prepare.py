@@ -14,7 +14,7 @@ import torch
 from torch.optim import AdamW, Optimizer
 
 from ftd.core.errors import invalid
-from ftd.core.spec import TrainSpec
+from ftd.core.spec import TOKENS, TrainSpec
 from ftd.core.wire import Fact, Notice, Phase, Prepared, Resumed
 from ftd.worker.report import Asked
 from ftd.worker.train import checkpoint
@@ -128,7 +128,7 @@ class Reader:
             self.root / name,
             self.tokenizer,
             self.spec.context_tokens,
-            self.root / OUT / "tokens" / use,
+            self.root / OUT / TOKENS / use,
             progress,
         )
         if tokenized.warnings:
