@@ -10,7 +10,7 @@ from ftd.host import devices
 from ftd.host.home import Home
 from ftd.service.keys import PROJECT
 from ftd.store import models
-from ftd.store.db import Database
+from ftd.store.db import Database, outdated
 
 
 def check(settings: Settings) -> int:
@@ -24,7 +24,11 @@ def check(settings: Settings) -> int:
         memory = f"{device.memory_bytes / 2**30:.1f} GiB"
         print(f"device        {device.id} ({device.name}, {memory})")
     problems = [] if found else ["there is no device to run on"]
-    known = asyncio.run(_models(home)) if home.database.exists() else ()
+    known: tuple[Model, ...] = ()
+    if home.database.exists() and outdated(home.database):
+        print("database      of an older version; the next start brings it to this one's schema")
+    elif home.database.exists():
+        known = asyncio.run(_models(home))
     for model in known:
         if model.kind is ModelKind.BASE:
             print(f"model         {model.name} {_training(settings, model.name)}")

@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -219,20 +220,10 @@ def migrate(path: Path) -> None:
 
     Raises FtdError when a newer ftd wrote it.
     """
-    scripts = sorted(
-        (entry for entry in resources.files("ftd.store.migrations").iterdir()),
-        key=lambda entry: entry.name,
-    )
-    scripts = [entry for entry in scripts if entry.name.endswith(".sql")]
+    scripts = _scripts()
     connection = connect(path)
     try:
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(scripts):
-            raise FtdError(
-                Kind.CONFLICT,
-                f"{path} has schema {version}, written by a newer ftd; this one knows "
-                f"{len(scripts)}. Install the newer version again, or restore a backup.",
-            )
+        version = _version(connection, path)
         if 0 < version < len(scripts):
             _back_up(connection, path.with_name(f"{path.name}.schema-{version}"))
         for number, script in enumerate(scripts[version:], start=version + 1):
@@ -242,6 +233,34 @@ def migrate(path: Path) -> None:
             )
     finally:
         connection.close()
+
+
+def outdated(path: Path) -> bool:
+    """Whether the next start would migrate this database. Changes nothing; raises as migrate."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        return _version(connection, path) < len(_scripts())
+    finally:
+        connection.close()
+
+
+def _scripts() -> list[Traversable]:
+    """The migrations in their order; a schema's version is how many of them made it."""
+    entries = resources.files("ftd.store.migrations").iterdir()
+    scripts = [entry for entry in entries if entry.name.endswith(".sql")]
+    return sorted(scripts, key=lambda entry: entry.name)
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    known = len(_scripts())
+    if version > known:
+        raise FtdError(
+            Kind.CONFLICT,
+            f"{path} has schema {version}, written by a newer ftd; this one knows {known}. "
+            "Install the newer version again, or restore a backup.",
+        )
+    return version
 
 
 def _back_up(connection: sqlite3.Connection, target: Path) -> None:

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from ftd.bell import Bell
 from ftd.core.errors import FtdError
-from ftd.store.db import Database, Transaction, connect, migrate
+from ftd.store.db import Database, Transaction, connect, migrate, outdated
 from tests.running import until
 
 
@@ -142,6 +142,17 @@ async def test_closing_finishes_what_waits_and_leaves_no_thread(tmp_path: Path) 
     until(lambda: not left(), explain=lambda: f"left: {left()}")
     with pytest.raises(FtdError):
         await db.write(add(1))
+
+
+def test_a_look_changes_no_schema(tmp_path: Path) -> None:
+    path = tmp_path / "ftd.db"
+    connection = connect(path)
+    connection.execute("PRAGMA user_version = 0")
+    connection.close()
+    assert outdated(path)
+    assert outdated(path)
+    migrate(path)
+    assert not outdated(path)
 
 
 @pytest.mark.parametrize("name", ["a#b", "a?mode=memory", "a%41", "a b"])
