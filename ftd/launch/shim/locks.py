@@ -28,6 +28,7 @@ def take(locks: list[Lock], held: list[int]) -> str | None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
         held.append(descriptor)
+        share_as_directory(path, descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
             # Who finds a lock free may remove its file: then ours guards nothing.
@@ -44,6 +45,13 @@ def take(locks: list[Lock], held: list[int]) -> str | None:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, text, 0)
     return None
+
+
+def share_as_directory(path: str, descriptor: int) -> None:
+    """Open a lock file of ours to the group where its directory is: to whoever may make such
+    files there, who must be able to see ours held."""
+    if os.fstat(descriptor).st_uid == os.getuid():
+        os.fchmod(descriptor, os.stat(os.path.dirname(path)).st_mode & 0o660)
 
 
 def holder(path: str) -> str:
