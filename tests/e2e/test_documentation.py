@@ -7,6 +7,7 @@ places where it prints a literal id take the id of a real object.
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -135,7 +136,7 @@ class Reader:
     def python(self, snippet: str) -> object:
         """Run a snippet; the value of its last expression, as a notebook shows it."""
         text = self._mine(snippet).strip()
-        scope: dict[str, object] = {}
+        scope: dict[str, Any] = {}
         if "OpenAI(" not in text:
             exec(self._mine(CLIENT), scope)
         try:
@@ -143,6 +144,8 @@ class Reader:
         except SyntaxError:
             exec(text, scope)
             return None
+        finally:
+            scope["client"].close()
 
     def curl(self, command: str) -> dict[str, object]:
         shell = self._mine(command).replace("curl ", "curl --silent --show-error ", 1)

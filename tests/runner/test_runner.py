@@ -28,6 +28,7 @@ from ftd.core.models import Model, ModelKind
 from ftd.daemon import SystemClock
 from ftd.engine import Engine
 from ftd.host.home import Home
+from ftd.launch.base import Role
 from ftd.launch.local import LocalLauncher
 from ftd.metrics import Metrics
 from ftd.runner.runner import Rooms
@@ -138,7 +139,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     database = Database(home.database, bell)
     await database.open()
     store = Store(database, SystemClock(), Ids(random.Random(3).choice))
-    launcher = LocalLauncher(home.root, worker=SCRIPTED)
+    launcher = LocalLauncher(home.root, programs={Role.TRAIN: SCRIPTED})
     settings = Settings(home=home.root, stopping=Stopping(ask_s=0.2, term_s=0.2))
     rooms = Rooms(
         store=store, launcher=launcher, settings=settings, metrics=Metrics("0"),
@@ -331,7 +332,9 @@ async def test_a_held_lock_keeps_a_second_trainer_out(world: World) -> None:
         assert "held" in str(waiting.wait_reason), "it rests, and says why"
         await world.until_free()
         (refused,) = world.home.runs.iterdir()
-        assert [entry.name for entry in (refused / "in").iterdir()] == ["spec.json"]
+        async with asyncio.timeout(PATIENCE_S):
+            while [entry.name for entry in (refused / "in").iterdir()] != ["spec.json"]:
+                await asyncio.sleep(0.01)
     finally:
         os.close(lock)
     await world.until(State.SUCCEEDED)

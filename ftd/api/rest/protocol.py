@@ -38,6 +38,10 @@ class BoundedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, in OpenAI's envelope, and hang up."""
+        if self.cycle is not None:
+            # Whoever still reads this request's body learns that its client is gone.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()  # an answer is under way; it breaks off
             return

@@ -59,13 +59,16 @@ async def test_a_complete_head_has_none(face: Face, monkeypatch: pytest.MonkeyPa
         b"POST /v1/files HTTP/1.1\r\nHost: ftd\r\nTransfer-Encoding: chunked\r\n\r\nnot hex\r\n",
     ],
 )
-async def test_junk_is_refused_in_our_words(face: Face, junk: bytes) -> None:
+async def test_junk_is_refused_in_our_words(
+    face: Face, junk: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     answer = await face.raw(junk)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 4")
     assert json.loads(body)["error"]["type"] == "invalid_request_error"
     async with face.http() as http:
         assert (await http.get("/healthz")).status_code == 200
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_requests_in_one_breath(face: Face) -> None:
