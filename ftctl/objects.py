@@ -118,6 +118,7 @@ def device(message: node_pb2.Device) -> Object:
         "temperature_celsius": optional(message, "temperature_celsius"),
         "power_watts": optional(message, "power_watts"),
         "job_id": optional(message, "job_id"),
+        "models": list(message.models),
     }
 
 

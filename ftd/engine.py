@@ -1,15 +1,30 @@
-"""Snapshot, decide, apply: the loop that moves jobs. A lost wake-up costs a tick, never a job."""
+"""Snapshot, decide, apply: the loop that moves jobs and inference workers.
+
+A lost wake-up costs a tick, never a job or a request.
+"""
 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ftd.bell import Bell, wait
 from ftd.core.device import Device
 from ftd.core.job import Attempt
-from ftd.core.schedule import Action, Admit, Start, Stop, Wait, decide
+from ftd.core.schedule import (
+    Action,
+    Admit,
+    Hold,
+    Serve,
+    Server,
+    Snapshot,
+    Start,
+    Stop,
+    Wait,
+    Yield,
+    decide,
+)
 from ftd.runner.runner import Rooms, Runner
 from ftd.store import attempts, jobs
 from ftd.store.db import Transaction
@@ -20,6 +35,30 @@ TICK_S = 1.0
 PAUSE_S = 0.02  # between looks, so that a burst of commits is one look
 
 
+class Servers(Protocol):
+    """Whoever runs the inference workers: it is asked what there is, and told what to do."""
+
+    def servers(self) -> tuple[Server, ...]:
+        """Every worker that has not gone; one whose lease is still held is among them."""
+        ...
+
+    def wanted(self) -> tuple[str, ...]:
+        """The weights that requests wait for and nobody serves, the oldest wish first."""
+        ...
+
+    async def open(self, weights: str, device: Device) -> None:
+        """Begin a worker, and return before it has loaded."""
+        ...
+
+    def close(self, server: int, why: str) -> None:
+        """Have a worker give way. Idempotent."""
+        ...
+
+    def hold(self, weights: str, why: str) -> None:
+        """Why these weights have no worker yet."""
+        ...
+
+
 @dataclass(slots=True)
 class _Life:
     runner: Runner
@@ -28,11 +67,15 @@ class _Life:
 
 @dataclass(slots=True)
 class Engine:
-    """Runs until cancelled. Trainers do not end with it: the next daemon takes them up."""
+    """Runs until cancelled. Trainers do not end with it: the next daemon takes them up.
+
+    `pool` is None where no inference worker is ours to run.
+    """
 
     rooms: Rooms
     bell: Bell
     devices: tuple[Device, ...]
+    pool: Servers | None = None
     alive: Callable[[], None] = lambda: None  # told at every turn: the watchdog's food
     _lives: dict[int, _Life] = field(default_factory=dict)
     _reasons: dict[str, str] = field(default_factory=dict)
@@ -60,11 +103,25 @@ class Engine:
 
     async def _turn(self) -> None:
         await self._adopt()
+        for action in decide(await self._look()):
+            await self._apply(action)
+
+    async def _look(self) -> Snapshot:
+        """Everything that is decided upon. A worker that goes meanwhile still counts as one."""
+        serving = self.rooms.settings.serving
+        servers = () if self.pool is None else self.pool.servers()
+        wanted = () if self.pool is None else self.pool.wanted()
         snapshot = await self.rooms.store.snapshot(self.devices)
         # Whoever has somebody to follow it and no attempt that lives was refused just now.
         resting = frozenset(life.runner.job for life in self._lives.values())
-        for action in decide(replace(snapshot, resting=resting)):
-            await self._apply(action)
+        return replace(
+            snapshot,
+            resting=resting,
+            servers=servers,
+            wanted=wanted,
+            idle_limit_s=serving.idle_s,
+            max_servers=serving.workers,
+        )
 
     async def _adopt(self) -> None:
         """Give every live attempt somebody who follows it, whoever began it."""
@@ -84,6 +141,18 @@ class Engine:
                     life.runner.stop()
             case Wait(job=job, reason=reason):
                 await self._explain(job, reason)
+            case Serve() | Yield() | Hold():
+                await self._tell(action)
+
+    async def _tell(self, action: Serve | Yield | Hold) -> None:
+        assert self.pool is not None, "nobody serves, and nothing is wanted"
+        match action:
+            case Serve(weights=weights, device=device):
+                await self.pool.open(weights, device)
+            case Yield(server=server, why=why):
+                self.pool.close(server, why)
+            case Hold(weights=weights, why=why):
+                self.pool.hold(weights, why)
 
     async def _start(self, job_id: str, devices: tuple[Device, ...]) -> None:
         launch = self.rooms.store.ids.launch()

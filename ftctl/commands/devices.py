@@ -12,7 +12,7 @@ from ftd.v1 import node_pb2
 
 
 def devices(context: typer.Context, output: Output = Format.TABLE) -> None:
-    """Show the devices: how busy they are, and which job has them."""
+    """Show the devices: how busy they are, which job has them, and which models answer there."""
     with connect(context) as client:
         answer = client.call(client.node.ListDevices, node_pb2.ListDevicesRequest())
     page = objects.listing(map(objects.device, answer.data))
@@ -38,10 +38,11 @@ def _reading(name: str, unit: str, scale: float = 1) -> Callable[[node_pb2.Devic
 COLUMNS: Columns = (
     ("DEVICE", lambda device: device.id),
     ("KIND", lambda device: device.kind),
-    ("NAME", lambda device: device.name),
-    ("MEMORY", _memory),
     ("BUSY", _reading("utilization", "%", scale=100)),
     ("TEMP", _reading("temperature_celsius", " C")),
     ("POWER", _reading("power_watts", " W")),
+    ("MEMORY", _memory),
+    ("NAME", lambda device: device.name),
     ("JOB", lambda device: device.job_id),
+    ("MODELS", lambda device: ", ".join(device.models)),
 )

@@ -9,7 +9,8 @@ CPU = "cpu"
 class Device:
     """One lendable device.
 
-    id is a GPU's UUID, or "cpu". An exclusive tenant takes every one of its `slots`.
+    id is a GPU's UUID, or "cpu". Tenants take slots of it: a GPU's trainer all of them, so that it
+    is alone there; everybody else one.
     """
 
     id: str
@@ -17,6 +18,21 @@ class Device:
     name: str
     memory_bytes: int
     slots: int = 8
+
+    @property
+    def shared(self) -> bool:
+        """Whether training and serving may live on it side by side."""
+        return self.id == CPU
+
+    @property
+    def training_slots(self) -> range:
+        """All that a trainer takes."""
+        return range(1) if self.shared else range(self.slots)
+
+    @property
+    def serving_slots(self) -> range:
+        """Of which an inference worker takes the lowest that is free."""
+        return range(1, self.slots) if self.shared else range(self.slots)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,3 +45,4 @@ class Reading:
     temperature_celsius: float | None = None
     power_watts: float | None = None
     holder: str | None = None  # the job that leases it
+    serves: tuple[str, ...] = ()  # the models that answer from it

@@ -3,14 +3,24 @@
 Nothing here says that the worker runs on this host. The launcher answers whether it lives.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from ftd.core.device import Device
 from ftd.core.job import Exit
 from ftd.core.wire import Command
+
+
+class Role(StrEnum):
+    """What a worker is for. A trainer that has its job goes on without the daemon; an inference
+    worker ends with it."""
+
+    TRAIN = "train"
+    INFER = "infer"
 
 
 class Refused(Exception):
@@ -25,9 +35,11 @@ class BadInputs(Exception):
 class Assignment:
     """A job for a launched worker.
 
-    `spec` is the JSON of a TrainSpec, written to in/spec.json. `inputs` maps a name below `in/`
-    to a file or directory that is hard-linked there (copied across file systems), so that its
-    bytes outlive a delete. The job's lock and the devices' are taken before the worker is told.
+    `spec` is the JSON of a TrainSpec or a ServeSpec, written to in/spec.json. `inputs` maps a name
+    below `in/` to a file or directory that is hard-linked there (copied across file systems), so
+    that its bytes outlive a delete. The job's lock and the devices' are taken before the worker is
+    told; those of devices together with others if `shared`. An inference worker's `job` is a name
+    for its lock alone.
     """
 
     job: str
@@ -35,6 +47,7 @@ class Assignment:
     spec: bytes
     inputs: Mapping[str, Path]
     devices: tuple[Device, ...]
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +97,9 @@ class Channel(Protocol):
 class Launcher(Protocol):
     """Starts workers and finds them again."""
 
-    async def launch(self, launch: str, devices: tuple[Device, ...]) -> None:
+    async def launch(
+        self, launch: str, devices: tuple[Device, ...], role: Role = Role.TRAIN
+    ) -> None:
         """Make runs/<launch>/{in,out} and start a shim with an idle worker that will see these
         devices. Returns when the shim listens. Raises Refused when it does not start."""
         ...
@@ -93,6 +108,22 @@ class Launcher(Protocol):
         """Give a launched worker its job. Returns when the locks are held, `assigned.json` is on
         disk and the worker has been told. Raises Refused or BadInputs, and then the launch is
         over."""
+        ...
+
+    async def hang_up(self, launch: str) -> None:
+        """End an inference worker at once, assigned or not; idempotent. Returns before it has
+        vanished."""
+        ...
+
+    async def lend(self, launch: str, name: str, source: Path) -> None:
+        """Link the file or directory `source` to in/<name> of a launched run, whole or not at
+        all; what is there already stays. Raises BadInputs, or OSError as the disk does."""
+        ...
+
+    async def dial(
+        self, launch: str, name: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the worker's own socket, out/<name>. Raises OSError when nobody listens."""
         ...
 
     async def connect(self, launch: str) -> Channel | None:

@@ -114,20 +114,29 @@ async def over(connection: socket.socket) -> LocalChannel:
     return channel
 
 
-def dial(directory: Path) -> socket.socket | None:
-    """A connection to the shim of a run directory, or None when nobody listens.
+def reach(path: Path) -> socket.socket:
+    """A connection to a unix socket that listens. Raises OSError when nobody does.
 
-    Through a descriptor of the directory, because a socket's path has 108 bytes at most.
+    Through a descriptor of the socket's file, because a path in an address has 108 bytes at most;
+    and a link that a worker put there leads nowhere.
     """
-    connection = socket.socket(socket.AF_UNIX)
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        connection = socket.socket(socket.AF_UNIX)
         try:
             connection.setblocking(False)
-            connection.connect(f"/proc/self/fd/{descriptor}/control.sock")
-        finally:
-            os.close(descriptor)
-    except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
-        connection.close()
-        return None
+            connection.connect(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            connection.close()
+            raise
+    finally:
+        os.close(descriptor)
     return connection
+
+
+def dial(directory: Path) -> socket.socket | None:
+    """A connection to the shim of a run directory, or None when nobody listens."""
+    try:
+        return reach(directory / "control.sock")
+    except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+        return None

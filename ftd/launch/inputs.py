@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 # A link cannot cross file systems, some have none, a file may have too many, and the kernel may
@@ -31,6 +32,23 @@ def place(source: Path, target: Path) -> None:
         _link(source, target)
     else:
         raise ValueError(f"{source} is neither a file nor a directory")
+
+
+def lend(source: Path, inside: Path, name: str) -> None:
+    """As `place`, at `name` below a run's `inside`, while its worker runs: there whole or not at
+    all. What is there already stays."""
+    target = inside / name
+    if target.exists():
+        return
+    inside.stat()  # a run that is gone does not come back
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=inside, prefix=".lent-") as directory:
+        place(source, Path(directory) / "new")
+        try:
+            (Path(directory) / "new").rename(target)
+        except OSError as error:  # somebody was faster, with the same
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
 
 
 def write(path: Path, data: bytes) -> None:

@@ -11,6 +11,7 @@ The daemon keeps nothing else: a later one finds the same by the same names.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -25,9 +26,9 @@ from ftd.core.device import Device
 from ftd.core.job import Exit
 from ftd.core.wire import Assign, encode
 from ftd.launch import channel, locks, spool
-from ftd.launch.base import Assignment, BadInputs, Refused, Spooled
+from ftd.launch.base import Assignment, BadInputs, Refused, Role, Spooled
 from ftd.launch.channel import LocalChannel
-from ftd.launch.inputs import SPEC, discard, place, write
+from ftd.launch.inputs import SPEC, discard, lend, place, write
 
 START_S = 20.0  # for a shim to listen: an interpreter's start, on a machine that is busy
 ASSIGN_S = 10.0
@@ -37,7 +38,7 @@ LOG_BYTES = 2**24
 # The shim's package is all that its interpreter finds beside the standard library.
 _SHIM = "import sys; sys.path.append(sys.argv.pop(1)); from shim.main import main; main()"
 _LAST_BYTES = 2048
-_TRAINER = (sys.executable, "-I", "-m", "ftd.worker.train")
+_PROGRAMS = {role: (sys.executable, "-I", "-m", f"ftd.worker.{role}") for role in Role}
 # Of the daemon's environment a worker sees what makes programs run, and its owner's CPU settings.
 _INHERITED = (
     "PATH",
@@ -63,8 +64,9 @@ class _Shim:
 class LocalLauncher:
     """A Launcher whose workers run on this host.
 
-    `worker` is the program that a shim starts; `gpu_locks` is where GPUs' locks lie (None: where
-    all homes of this machine look for them). Use it in one event loop, and `close` it there.
+    `programs` are those that a shim starts for each role (of ftd.worker unless given); `gpu_locks`
+    is where GPUs' locks lie (None: where all homes of this machine look for them). Use it in one
+    event loop, and `close` it there.
     """
 
     def __init__(
@@ -72,25 +74,29 @@ class LocalLauncher:
         home: Path,
         *,
         log_bytes: int = LOG_BYTES,
-        worker: Sequence[str] = _TRAINER,
+        programs: Mapping[Role, Sequence[str]] = _PROGRAMS,
         gpu_locks: Path | None = None,
     ) -> None:
         self._home = home
         self._log_bytes = log_bytes
-        self._worker = tuple(worker)
+        self._programs = programs
         self._gpu_locks = gpu_locks
         self._shims: dict[str, _Shim] = {}
-        # The first connection to a shim: while that is unassigned, it lives as long as this does.
+        # The first connection to a shim: while that is unassigned, it lives as long as this does;
+        # that of an inference worker always.
         self._first: dict[str, LocalChannel] = {}
+        self._bonds: dict[str, LocalChannel] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def launch(self, launch: str, devices: tuple[Device, ...]) -> None:
+    async def launch(
+        self, launch: str, devices: tuple[Device, ...], role: Role = Role.TRAIN
+    ) -> None:
         """Start a shim and its idle worker. Cancelled or refused, it leaves no process."""
         run = self._run(launch)
         try:
             for directory in (run, run / "in", run / "out"):
                 directory.mkdir(mode=0o700, parents=True)
-            first = await self._start(launch, _environment(devices))
+            first = await self._start(launch, role, _environment(devices))
         except OSError as error:
             raise Refused(f"no shim can be started: {error}") from error
         try:
@@ -101,30 +107,38 @@ class LocalLauncher:
         except asyncio.CancelledError:
             await first.close()
             raise
-        self._first[launch] = first
+        (self._bonds if role is Role.INFER else self._first)[launch] = first
 
     async def assign(self, launch: str, assignment: Assignment) -> None:
         """Give a launched worker its job. Once this fails, the launch is over."""
-        line = self._first.pop(launch, None) or await self.connect(launch)
-        if line is None:
-            raise Refused(self._obituary(launch))
         try:
-            await asyncio.to_thread(self._furnish, launch, assignment)
-            async with self._turn(assignment.job):
-                await line.ask(self._request(assignment), ASSIGN_S)
-        except Refused as refusal:
-            why = self._obituary(launch) if line.gone else str(refusal)
-            raise Refused(why) from refusal
-        except TimeoutError as error:
-            # It may yet take the locks and begin: only its end makes the refusal true.
-            await self._kill(launch)
-            raise Refused("its shim did not answer") from error
+            await self._assign(launch, assignment)
+        except BaseException:
+            await self.hang_up(launch)
+            raise
+
+    async def hang_up(self, launch: str) -> None:
+        """End an inference worker at once."""
+        bond = self._bonds.pop(launch, None)
+        if bond is None:
+            return
+        with contextlib.suppress(Refused):  # its shim has gone already
+            await bond.signal("KILL")  # other channels to it may still be open
+        await bond.close()
+
+    async def lend(self, launch: str, name: str, source: Path) -> None:
+        """Link `source` to in/<name> of a launched run, if it is not there already."""
+        try:
+            await asyncio.to_thread(lend, source, self._run(launch) / "in", name)
         except (FileNotFoundError, ValueError) as error:
             raise BadInputs(str(error)) from error
-        except OSError as error:
-            raise Refused(str(error)) from error
-        finally:
-            await line.close()
+
+    async def dial(
+        self, launch: str, name: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the worker's own socket. Raises OSError when nobody listens."""
+        connection = channel.reach(self.out(launch) / name)
+        return await asyncio.open_unix_connection(sock=connection)
 
     async def connect(self, launch: str) -> LocalChannel | None:
         """Open a channel to a shim that lives, or None."""
@@ -165,20 +179,23 @@ class LocalLauncher:
         await asyncio.to_thread(discard, self._run(launch) / "in")
 
     async def close(self) -> None:
-        """Let go of all shims; those that have no job end."""
-        for first in self._first.values():
-            await first.close()
-        self._first.clear()
+        """Let go of all shims; those that have no job end, and those of inference workers."""
+        for connections in (self._first, self._bonds):
+            for connection in list(connections.values()):
+                await connection.close()
+            connections.clear()
         for launch, shim in list(self._shims.items()):
             self._forget(launch, shim)
 
     # Starting a shim and watching over it.
 
-    async def _start(self, launch: str, environment: Mapping[str, str]) -> LocalChannel:
+    async def _start(self, launch: str, role: Role, environment: Mapping[str, str]) -> LocalChannel:
         ours, stdin = socket.socketpair()
         run = self._run(launch)
+        options = ("--with-daemon",) if role is Role.INFER else ()
+        arguments = (*options, str(run), str(self._log_bytes), *self._programs[role])
         try:
-            pid = _spawn((str(run), str(self._log_bytes), *self._worker), environment, stdin, run)
+            pid = _spawn(arguments, environment, stdin, run)
             shim = self._shims[launch] = _Shim(pid, os.pidfd_open(pid))
         except OSError:
             ours.close()
@@ -197,6 +214,7 @@ class LocalLauncher:
         os.close(shim.pidfd)
         del self._shims[launch]
         self._first.pop(launch, None)
+        self._bonds.pop(launch, None)
         shim.ended.set()
 
     async def _kill(self, launch: str) -> None:
@@ -209,6 +227,28 @@ class LocalLauncher:
 
     # Giving it a job.
 
+    async def _assign(self, launch: str, assignment: Assignment) -> None:
+        line = self._first.pop(launch, None) or await self.connect(launch)
+        if line is None:
+            raise Refused(self._obituary(launch))
+        try:
+            await asyncio.to_thread(self._furnish, launch, assignment)
+            async with self._turn(assignment.job):
+                await line.ask(self._request(assignment), ASSIGN_S)
+        except Refused as refusal:
+            why = self._obituary(launch) if line.gone else str(refusal)
+            raise Refused(why) from refusal
+        except TimeoutError as error:
+            # It may yet take the locks and begin: only its end makes the refusal true.
+            await self._kill(launch)
+            raise Refused("its shim did not answer") from error
+        except (FileNotFoundError, ValueError) as error:
+            raise BadInputs(str(error)) from error
+        except OSError as error:
+            raise Refused(str(error)) from error
+        finally:
+            await line.close()
+
     def _furnish(self, launch: str, assignment: Assignment) -> None:
         """Inputs and spec, before any lock is taken: a copy may take minutes."""
         inside = self._run(launch) / "in"
@@ -218,19 +258,17 @@ class LocalLauncher:
 
     def _request(self, assignment: Assignment) -> dict[str, object]:
         (self._home / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)
-        paths = [
-            locks.job_lock(self._home, assignment.job),
-            *(
-                locks.device_lock(self._home, device, self._gpu_locks)
-                for device in assignment.devices
-            ),
-        ]
+        wanted = [(locks.job_lock(self._home, assignment.job), False)]
+        for device in assignment.devices:
+            wanted += locks.device_locks(
+                self._home, device, shared=assignment.shared, gpus=self._gpu_locks
+            )
         command = encode(Assign(job=assignment.job, attempt=assignment.attempt))
         return {
             "op": "assign",
             "job": assignment.job,
             "attempt": assignment.attempt,
-            "locks": [{"path": str(path), "shared": False} for path in paths],
+            "locks": [{"path": str(path), "shared": shared} for path, shared in wanted],
             "line": command.decode().rstrip("\n"),
         }
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from ftd.core.device import CPU, Device
 
+TRAINER = "trainer.lock"  # who trains on a device where others serve holds this one alone
 SHARED_DIRECTORY = Path("/run/lock/ftd")
 OWN_DIRECTORY = "/tmp/ftd-{uid}"  # noqa: S108 - what lies there is looked at before it is trusted
 
@@ -25,6 +26,16 @@ def device_lock(home: Path, device: Device, gpus: Path | None = None) -> Path:
     lock: `gpus`, or by default `gpu_directory()`."""
     directory = home / "locks" if device.id == CPU else gpus or gpu_directory()
     return directory / f"{quote(device.id, safe='')}.lock"
+
+
+def device_locks(
+    home: Path, device: Device, *, shared: bool, gpus: Path | None = None
+) -> list[tuple[Path, bool]]:
+    """What a tenant of the device locks, and whether it does so together with others."""
+    path = device_lock(home, device, gpus)
+    if shared or not device.shared:
+        return [(path, shared)]
+    return [(path, True), (path.with_name(f"{path.stem}.{TRAINER}"), False)]
 
 
 def gpu_directory() -> Path:

@@ -10,7 +10,7 @@ from ftd.core.job import State
 from ftd.host.home import Home
 from ftd.metrics import Metrics
 from ftd.service.keys import Actor
-from ftd.store import attempts, jobs
+from ftd.store import attempts, jobs, servers
 from ftd.store.store import Store
 
 # Reads the sensors of these devices; blocking, a few milliseconds.
@@ -47,8 +47,14 @@ class Node:
         del actor  # everyone who gets in may look
         readings = await asyncio.to_thread(self._sensors, self._devices)
         holders = await attempts.holders(self._store.db)
+        live = await servers.live(self._store.db)
         return tuple(
-            replace(reading, holder=holders.get(reading.device.id)) for reading in readings
+            replace(
+                reading,
+                holder=holders.get(reading.device.id),
+                serves=tuple(row.weights for row in live if row.device == reading.device.id),
+            )
+            for reading in readings
         )
 
     async def metrics(self) -> bytes:
@@ -73,7 +79,8 @@ class Node:
     def _show(self, reading: Reading) -> None:
         metrics, device = self._metrics.devices, reading.device
         metrics.info.labels(device.id, device.kind, device.name).set(1)
-        metrics.allocated.labels(device.id).set(reading.holder is not None)
+        lent = reading.holder is not None or bool(reading.serves)
+        metrics.allocated.labels(device.id).set(lent)
         metrics.total.labels(device.id).set(device.memory_bytes)
         for gauge, value in (
             (metrics.used, reading.used_bytes),

@@ -17,10 +17,10 @@ RETURNED = "returned"
 def begin(
     tx: Transaction, *, job_id: str, launch: str, devices: Sequence[Device], now: int
 ) -> Attempt:
-    """Create the job's next attempt with its leases, every slot of every device.
+    """Create the job's next attempt with its leases: of every device the slots of a trainer.
 
-    Raises sqlite3.IntegrityError, and so undoes the whole change, when a device is lent already
-    or another attempt of the job lives.
+    Raises sqlite3.IntegrityError, and so undoes the whole change, when one of them is taken
+    already or another attempt of the job lives.
     """
     number = tx.execute(
         "SELECT coalesce(max(number), 0) + 1 FROM attempts WHERE job = ?", (job_id,)
@@ -33,7 +33,7 @@ def begin(
     assert attempt_id is not None
     tx.executemany(
         "INSERT INTO leases (device, slot, attempt) VALUES (?, ?, ?)",
-        [(device.id, slot, attempt_id) for device in devices for slot in range(device.slots)],
+        [(device.id, slot, attempt_id) for device in devices for slot in device.training_slots],
     )
     return Attempt(
         id=attempt_id, job=job_id, number=number, launch=launch, devices=ids, started_at=now
@@ -96,7 +96,7 @@ async def newest(db: Database, job_id: str) -> Attempt | None:
 
 
 async def holders(db: Database) -> dict[str, str]:
-    """Which job leases which device."""
+    """Which job leases which device. Inference workers are not told here."""
     rows = await db.rows(
         "SELECT DISTINCT leases.device, attempts.job FROM leases "
         "JOIN attempts ON attempts.id = leases.attempt"

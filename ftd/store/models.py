@@ -100,6 +100,14 @@ async def visible(db: Database, project: str) -> tuple[Model, ...]:
     return tuple(_model(row) for row in rows)
 
 
+async def adapters(db: Database) -> tuple[Model, ...]:
+    """Every tuned model and checkpoint that is not deleted, of all projects."""
+    rows = await db.rows(
+        f"SELECT {_COLUMNS} FROM models WHERE kind <> 'base' AND deleted_at IS NULL ORDER BY seq"
+    )
+    return tuple(_model(row) for row in rows)
+
+
 def _model(row: Row) -> Model:
     values = dict(row)
     facts = values.pop("facts")

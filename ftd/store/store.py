@@ -12,8 +12,9 @@ from ftd.core.ids import Ids
 from ftd.core.job import Attempt, Ending, Job, JobError, State, Want
 from ftd.core.models import Model
 from ftd.core.schedule import LiveAttempt, OpenJob, Snapshot
-from ftd.store import attempts, events, files, jobs, models
+from ftd.store import attempts, events, files, jobs, models, servers
 from ftd.store.db import Database, Transaction
+from ftd.store.servers import ServerRow
 
 CANCELLING = "Fine tuning process stopping due to job cancellation"
 STARTED = "Fine-tuning job started"
@@ -198,6 +199,31 @@ class Store:
 
         return await self.db.write(work)
 
+    async def serve(self, weights: str, launch: str, device: Device) -> ServerRow | None:
+        """Lease a place on the device to a new inference worker; None when it has none left."""
+        return await self.db.write(
+            lambda tx: servers.begin(
+                tx, weights=weights, launch=launch, device=device, now=self.clock.now()
+            )
+        )
+
+    async def served(self, server_id: int, note: str) -> bool:
+        """An inference worker has ended, as `note` says; False if that was known."""
+        return await self.db.write(
+            lambda tx: servers.end(tx, server_id, note=note, now=self.clock.now())
+        )
+
+    async def recover_servers(self) -> tuple[ServerRow, ...]:
+        """End what an earlier daemon has left: its workers ended with it. Returns those rows."""
+
+        def work(tx: Transaction) -> tuple[ServerRow, ...]:
+            left = servers.open_rows(tx)
+            for server in left:
+                servers.end(tx, server.id, note="its daemon ended", now=self.clock.now())
+            return left
+
+        return await self.db.write(work)
+
     async def running(self) -> int:
         """How many attempts live."""
         return len(await attempts.live(self.db))
@@ -207,16 +233,18 @@ class Store:
         async with self.db.reading() as read:
             open_jobs = await read(
                 "SELECT jobs.id, jobs.seq, priority, state, want, "
+                "  json_extract(jobs.spec, '$.device') AS began_on, "
                 "  CASE WHEN t.report IS NULL THEN t.id END AS training, "
                 "  CASE WHEN v.report IS NULL THEN v.id END AS validation "
                 "FROM jobs JOIN files t ON t.id = training_file "
                 "LEFT JOIN files v ON v.id = validation_file WHERE finished_at IS NULL"
             )
             live = await read("SELECT id, job FROM attempts WHERE ended_at IS NULL")
-            leased = await read(
-                "SELECT DISTINCT leases.device, attempts.job FROM leases "
-                "JOIN attempts ON attempts.id = leases.attempt"
+            leases = await read(
+                "SELECT leases.device, leases.slot, attempts.job FROM leases "
+                "LEFT JOIN attempts ON attempts.id = leases.attempt"
             )
+        taken = {(row["device"], row["slot"]) for row in leases}
         return Snapshot(
             jobs=tuple(
                 OpenJob(
@@ -225,13 +253,19 @@ class Store:
                     priority=row["priority"],
                     state=State(row["state"]),
                     want=Want(row["want"]),
+                    began_on=row["began_on"],
                     checking=tuple(f for f in (row["training"], row["validation"]) if f),
                 )
                 for row in open_jobs
             ),
             attempts=tuple(LiveAttempt(id=row["id"], job=row["job"]) for row in live),
             devices=tuple(devices),
-            holders={row["device"]: row["job"] for row in leased},
+            holders={row["device"]: row["job"] for row in leases if row["job"] is not None},
+            full=frozenset(
+                device.id
+                for device in devices
+                if all((device.id, slot) in taken for slot in device.serving_slots)
+            ),
         )
 
 

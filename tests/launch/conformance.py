@@ -14,9 +14,10 @@ import pytest
 from ftd.core.device import Device
 from ftd.core.job import Exit
 from ftd.core.wire import Stop
-from ftd.launch.base import Assignment, BadInputs, Channel, Frame, Launcher, Refused
+from ftd.launch.base import Assignment, BadInputs, Channel, Frame, Launcher, Refused, Role
 
 CPU = Device(id="cpu", kind="cpu", name="processor", memory_bytes=2**30)
+CARD = Device(id="GPU-1", kind="cuda", name="card", memory_bytes=2**30)
 PATIENCE_S = 20.0
 
 
@@ -25,10 +26,13 @@ def job(
     name: str = "ftjob-1",
     devices: tuple[Device, ...] = (CPU,),
     inputs: dict[str, Path] | None = None,
+    shared: bool = False,
 ) -> Assignment:
     """A job whose worker does what fakeworker.py calls a script."""
     spec = json.dumps({"script": script}).encode()
-    return Assignment(job=name, attempt=1, spec=spec, inputs=inputs or {}, devices=devices)
+    return Assignment(
+        job=name, attempt=1, spec=spec, inputs=inputs or {}, devices=devices, shared=shared
+    )
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -42,6 +46,17 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 async def run(launcher: Launcher, launch: str, assignment: Assignment) -> None:
     await launcher.launch(launch, assignment.devices)
     await launcher.assign(launch, assignment)
+
+
+async def serve(
+    launcher: Launcher,
+    launch: str,
+    *script: list[Any],
+    devices: tuple[Device, ...] = (CPU,),
+) -> None:
+    """Launch an inference worker; its lock has the launch's name."""
+    await launcher.launch(launch, devices, Role.INFER)
+    await launcher.assign(launch, job(*script, name=launch, devices=devices, shared=True))
 
 
 async def ended(launcher: Launcher, launch: str, name: str = "ftjob-1") -> Exit | None:
@@ -160,12 +175,102 @@ class LauncherConformance:
         await run(launcher, "run-3", job(["steps", 1]))
         assert await ended(launcher, "run-3") == Exit(code=0)
 
-    async def test_a_device_has_one_job(self, launcher: Launcher) -> None:
-        await run(launcher, "run-1", job(["hang"]))
-        with pytest.raises(Refused, match=r"cpu\.lock is held by run-1"):
-            await run(launcher, "run-2", job(name="ftjob-2"))
+    @pytest.mark.parametrize("device", [CPU, CARD], ids=lambda device: str(device.id))
+    async def test_a_device_has_one_job(self, launcher: Launcher, device: Device) -> None:
+        await run(launcher, "run-1", job(["hang"], devices=(device,)))
+        with pytest.raises(Refused, match=rf"{device.id}.*\.lock is held by run-1"):
+            await run(launcher, "run-2", job(name="ftjob-2", devices=(device,)))
         assert not await launcher.alive("ftjob-2")
         assert await launcher.alive("ftjob-1")
+
+    @pytest.mark.parametrize("first", [Role.TRAIN, Role.INFER])
+    async def test_training_and_serving_share_the_cpu(
+        self, launcher: Launcher, first: Role
+    ) -> None:
+        if first is Role.TRAIN:
+            await run(launcher, "run-1", job(["hang"]))
+        await serve(launcher, "run-2", ["hang"])
+        await serve(launcher, "run-3", ["hang"])
+        if first is Role.INFER:
+            await run(launcher, "run-1", job(["hang"]))
+        for name in ("ftjob-1", "run-2", "run-3"):
+            assert await launcher.alive(name)
+
+    async def test_a_card_is_shared_by_servers_alone(self, launcher: Launcher) -> None:
+        await serve(launcher, "run-1", ["hang"], devices=(CARD,))
+        await serve(launcher, "run-2", ["hang"], devices=(CARD,))
+        with pytest.raises(Refused, match=r"GPU-1\.lock is held by run-2"):
+            await run(launcher, "run-3", job(devices=(CARD,)))
+        for launch in ("run-1", "run-2"):
+            await launcher.hang_up(launch)
+            await ended(launcher, launch, launch)
+        await run(launcher, "run-4", job(["hang"], devices=(CARD,)))
+        with pytest.raises(Refused, match=r"GPU-1\.lock is held by run-4"):
+            await serve(launcher, "run-5", devices=(CARD,))
+        assert not await launcher.alive("run-5")
+
+    async def test_a_server_is_spoken_to_on_its_own_socket(self, launcher: Launcher) -> None:
+        with pytest.raises(FileNotFoundError):
+            await launcher.dial("run-1", "serve.sock")
+        await serve(launcher, "run-1", ["echo"])
+        await said(launcher, "run-1", "ready")
+        reader, writer = await launcher.dial("run-1", "serve.sock")
+        writer.write(b"x" * 100_000)
+        writer.write_eof()
+        assert await reader.read() == b"x" * 100_000
+        writer.close()
+        await writer.wait_closed()
+        assert await ended(launcher, "run-1", "run-1") == Exit(code=0)
+        with pytest.raises(ConnectionRefusedError):
+            await launcher.dial("run-1", "serve.sock")
+
+    async def test_a_server_ends_when_it_is_hung_up_on(self, launcher: Launcher) -> None:
+        await launcher.launch("run-1", (CPU,), Role.INFER)
+        await serve(launcher, "run-2", ["deaf"], ["steps", 1], ["hang"])
+        await said(launcher, "run-2", "step")
+        channel = await opened(launcher, "run-2")
+        for launch in ("run-1", "run-2", "run-2", "run-9"):
+            await launcher.hang_up(launch)
+        assert await ended(launcher, "run-2", "run-2") == Exit(signal=9)
+        while await channel.changed(PATIENCE_S):
+            pass
+        await channel.close()
+
+        async def recorded() -> bool:
+            return launcher.exit_record("run-1") == Exit(signal=9)
+
+        await until(recorded)
+
+    async def test_a_job_is_not_ended_by_hanging_up(self, launcher: Launcher) -> None:
+        await run(launcher, "run-1", job(["pause", 0.01], ["steps", 100_000]))
+        await said(launcher, "run-1", "step")
+        await launcher.hang_up("run-1")
+        await said(launcher, "run-1", "step", kinds(launcher, "run-1").count("step") + 10)
+
+    async def test_a_server_is_lent_more_while_it_runs(
+        self, launcher: Launcher, tmp_path: Path
+    ) -> None:
+        adapter = tmp_path / "adapter"
+        adapter.mkdir()
+        (adapter / "weights").write_bytes(b"w")
+        (tmp_path / "odd").symlink_to(adapter)
+        await serve(launcher, "run-1", ["hang"])
+        await asyncio.gather(*(launcher.lend("run-1", "adapters/a", adapter) for _ in range(5)))
+        inside = launcher.out("run-1").parent / "in"
+        assert (inside / "adapters" / "a" / "weights").read_bytes() == b"w"
+        (adapter / "weights").unlink()
+        adapter.rmdir()
+        await launcher.lend("run-1", "adapters/a", adapter)
+        assert (inside / "adapters" / "a" / "weights").read_bytes() == b"w", "it has it already"
+        for missing in (adapter, tmp_path / "odd"):
+            with pytest.raises(BadInputs):
+                await launcher.lend("run-1", "adapters/b", missing)
+        assert sorted(entry.name for entry in inside.iterdir()) == ["adapters", "spec.json"]
+        assert [entry.name for entry in (inside / "adapters").iterdir()] == ["a"]
+        await launcher.hang_up("run-1")
+        await ended(launcher, "run-1", "run-1")
+        await launcher.discard("run-1")
+        assert [entry.name for entry in inside.iterdir()] == ["spec.json"]
 
     async def test_inputs_are_there(self, launcher: Launcher, tmp_path: Path) -> None:
         model = tmp_path / "model"

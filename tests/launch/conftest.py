@@ -11,9 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ftd.launch.base import Role
 from ftd.launch.local import LocalLauncher
 
 FAKEWORKER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("fakeworker.py")))
+PROGRAMS = dict.fromkeys(Role, FAKEWORKER)
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ async def launcher(tmp_path: Path) -> AsyncIterator[LocalLauncher]:
     home = tmp_path / "home"
     gpus = tmp_path / "gpus"
     gpus.mkdir()
-    launcher = LocalLauncher(home, log_bytes=2**16, worker=FAKEWORKER, gpu_locks=gpus)
+    launcher = LocalLauncher(home, log_bytes=2**16, programs=PROGRAMS, gpu_locks=gpus)
     yield launcher
     await launcher.close()
     end(home)

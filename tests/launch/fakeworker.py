@@ -9,6 +9,7 @@ The spec is {"script": [[verb, argument ...], ...]}:
     ["fork"]           leaves a process that holds what we hold; its pid is in out/grandchild
     ["stray"]          the same in a session of its own
     ["deaf"]           ignores SIGTERM from now on
+    ["echo"]           says ready and listens on out/serve.sock; gives one caller back what it says
     ["hang"]           for ever
     ["exit", code]     or ["kill", signal]; at the end of the script it says done and exits 0
 """
@@ -70,6 +71,17 @@ def hang() -> NoReturn:
         signal.pause()
 
 
+def echo() -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("out/serve.sock")
+        listener.listen()
+        say({"kind": "ready", "context_tokens": 8})
+        caller, _ = listener.accept()
+        with caller:
+            while data := caller.recv(4096):
+                caller.sendall(data)
+
+
 def put(line: str) -> None:
     os.write(FACTS, line.encode() + b"\n")
 
@@ -95,6 +107,7 @@ VERBS: dict[str, Callable[..., object]] = {
     "fork": lambda: leave(session=False),
     "stray": lambda: leave(session=True),
     "deaf": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    "echo": echo,
     "hang": hang,
     "exit": sys.exit,
     "kill": lambda number: os.kill(os.getpid(), number),

@@ -72,6 +72,28 @@ def test_anything_else_is_refused(
             inputs.place(source, tmp_path / f"in-{source.name}")
 
 
+def test_what_is_lent_is_whole_or_not_there(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "in"
+    with pytest.raises(FileNotFoundError):
+        inputs.lend(tree, inside, "adapters/a")
+    assert not inside.exists(), "a run that has gone does not come back"
+    inside.mkdir()
+    with monkeypatch.context() as broken:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        broken.setattr(os, "link", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            inputs.lend(tree, inside, "adapters/a")
+    assert contents(inside) == {}
+    inputs.lend(tree, inside, "adapters/a")
+    assert contents(inside / "adapters" / "a") == contents(tree)
+    assert (inside / "adapters" / "a" / "a").samefile(tree / "a")
+
+
 def test_a_written_file_is_new(tmp_path: Path) -> None:
     inputs.write(tmp_path / "spec.json", b"{}")
     assert (tmp_path / "spec.json").read_bytes() == b"{}"

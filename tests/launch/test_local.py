@@ -17,7 +17,7 @@ from ftd.core.device import Device
 from ftd.core.job import Exit
 from ftd.core.wire import Stop
 from ftd.launch import local
-from ftd.launch.base import BadInputs, Refused
+from ftd.launch.base import BadInputs, Refused, Role
 from ftd.launch.local import LocalLauncher
 from tests.launch.conformance import (
     CPU,
@@ -29,9 +29,10 @@ from tests.launch.conformance import (
     opened,
     run,
     said,
+    serve,
     until,
 )
-from tests.launch.conftest import FAKEWORKER, alive, end, kill, processes
+from tests.launch.conftest import FAKEWORKER, PROGRAMS, alive, end, kill, processes
 
 
 def card(number: int) -> Device:
@@ -66,13 +67,18 @@ class TestLocalLauncher(LauncherConformance):
 DAEMON = """
 import asyncio, json, sys
 from pathlib import Path
+from ftd.launch.base import Role
 from ftd.launch.local import LocalLauncher
-from tests.launch.conformance import CPU, job
-home, script, *worker = sys.argv[1:]
+from tests.launch.conformance import CPU, job, said, serve
+home, role, script, *worker = sys.argv[1:]
 async def main():
-    launcher = LocalLauncher(Path(home), worker=worker)
-    await launcher.launch("run-1", (CPU,))
-    if script:
+    launcher = LocalLauncher(Path(home), programs=dict.fromkeys(Role, worker))
+    if Role(role) is Role.INFER and script:
+        await serve(launcher, "run-1", *json.loads(script))
+        await said(launcher, "run-1", "step")
+    else:
+        await launcher.launch("run-1", (CPU,), Role(role))
+    if Role(role) is Role.TRAIN and script:
         await launcher.assign("run-1", job(*json.loads(script)))
     print("ready", flush=True)
     await asyncio.Event().wait()
@@ -80,11 +86,13 @@ asyncio.run(main())
 """
 
 
-def kill_a_daemon(home: Path, *script: list[object]) -> list[psutil.Process]:
+def kill_a_daemon(
+    home: Path, *script: list[object], role: Role = Role.TRAIN
+) -> list[psutil.Process]:
     """Have another process launch (and assign) run-1, and kill -9 it; answers what it leaves."""
     told = json.dumps(script) if script else ""
     daemon = subprocess.Popen(
-        [sys.executable, "-c", DAEMON, str(home), told, *FAKEWORKER], stdout=subprocess.PIPE
+        [sys.executable, "-c", DAEMON, str(home), role, told, *FAKEWORKER], stdout=subprocess.PIPE
     )
     with daemon:
         assert daemon.stdout is not None
@@ -115,10 +123,43 @@ async def test_a_killed_daemon_loses_nothing(tmp_path: Path, launcher: LocalLaun
     assert steps == list(range(1, told[-1]["step"] + 1))
 
 
-async def test_an_unassigned_shim_ends_with_its_daemon(tmp_path: Path) -> None:
-    left = kill_a_daemon(tmp_path / "home")
+@pytest.mark.parametrize("role", Role)
+async def test_an_unassigned_shim_ends_with_its_daemon(tmp_path: Path, role: Role) -> None:
+    left = kill_a_daemon(tmp_path / "home", role=role)
     assert len(left) == 2
     await until_true(lambda: not processes(tmp_path / "home"))
+
+
+async def test_a_server_ends_with_its_daemon(tmp_path: Path, launcher: LocalLauncher) -> None:
+    home = tmp_path / "home"
+    left = kill_a_daemon(home, ["deaf"], ["fork"], ["steps", 1], ["hang"], role=Role.INFER)
+    assert len(left) == 3, "a shim, a worker, and what it has left"
+    async with asyncio.timeout(1):
+        await until_true(lambda: not processes(home))
+    assert launcher.exit_record("run-1") == Exit(signal=9)
+    assert not await launcher.alive("run-1")
+    assert kinds(launcher, "run-1") == ["started", "accepted", "step"], "what it said is kept"
+
+
+async def test_a_server_that_is_refused_is_ended(launcher: LocalLauncher, tmp_path: Path) -> None:
+    await launcher.launch("run-1", (CPU,), Role.INFER)
+    with pytest.raises(BadInputs):
+        await launcher.assign("run-1", job(name="run-1", inputs={"model": tmp_path / "missing"}))
+    await until_true(lambda: not launcher._shims)
+    assert not processes(tmp_path / "home")
+
+
+async def test_a_socket_that_leads_elsewhere_is_not_followed(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    await serve(launcher, "run-1", ["echo"])
+    await said(launcher, "run-1", "ready")
+    out = launcher.out("run-1")
+    (out / "link.sock").symlink_to("serve.sock")
+    (out / "file.sock").write_text("")
+    for name in ("link.sock", "file.sock"):
+        with pytest.raises(ConnectionRefusedError):
+            await launcher.dial("run-1", name)
 
 
 async def test_a_killed_shim_takes_its_worker_along(
@@ -197,6 +238,13 @@ async def test_no_zombie_and_no_descriptor_is_left(launcher: LocalLauncher, tmp_
             pass
         await channel.close()
         assert await ended(launcher, f"run-{number}") == Exit(code=0)
+        await serve(launcher, f"server-{number}", ["echo"])
+        await said(launcher, f"server-{number}", "ready")
+        _, writer = await launcher.dial(f"server-{number}", "serve.sock")
+        await launcher.hang_up(f"server-{number}")
+        await ended(launcher, f"server-{number}", f"server-{number}")
+        writer.close()
+        await writer.wait_closed()
     with pytest.raises(BadInputs):
         await run(launcher, "run-4", job(inputs={"model": tmp_path / "missing"}))
     await until_true(lambda: not launcher._shims)
@@ -206,7 +254,7 @@ async def test_no_zombie_and_no_descriptor_is_left(launcher: LocalLauncher, tmp_
 
 async def test_a_home_may_have_a_long_path(tmp_path: Path) -> None:
     home = tmp_path / ("long" * 30) / ("longer" * 30)
-    launcher = LocalLauncher(home, worker=FAKEWORKER)
+    launcher = LocalLauncher(home, programs=PROGRAMS)
     await run(launcher, "run-1", job(["hang"]))
     channel = await opened(launcher, "run-1")
     await channel.signal("KILL")
@@ -235,7 +283,7 @@ async def test_a_worker_sees_its_devices_and_nothing_of_the_daemon(
 
 async def test_two_homes_cannot_share_a_card(launcher: LocalLauncher, tmp_path: Path) -> None:
     other = LocalLauncher(
-        tmp_path / "other", worker=FAKEWORKER, gpu_locks=tmp_path / "gpus", log_bytes=2**16
+        tmp_path / "other", programs=PROGRAMS, gpu_locks=tmp_path / "gpus", log_bytes=2**16
     )
     await run(launcher, "run-1", job(["hang"], devices=(card(1),)))
     with pytest.raises(Refused, match=r"GPU-1\.lock is held by run-1"):
@@ -281,14 +329,15 @@ async def test_looks_at_a_lock_do_not_hinder_its_start(launcher: LocalLauncher) 
 
 
 async def test_a_worker_that_cannot_be_started_is_refused(tmp_path: Path) -> None:
-    launcher = LocalLauncher(tmp_path, worker=("/no/such/program",))
+    launcher = LocalLauncher(tmp_path, programs={Role.TRAIN: ("/no/such/program",)})
     with pytest.raises(Refused, match="No such file or directory"):
         await launcher.launch("run-1", (CPU,))
     await until_true(lambda: not launcher._shims)
 
 
 async def test_a_worker_that_ends_too_early_says_why(tmp_path: Path) -> None:
-    launcher = LocalLauncher(tmp_path, worker=("/bin/sh", "-c", "echo no torch >&2; exit 3"))
+    program = ("/bin/sh", "-c", "echo no torch >&2; exit 3")
+    launcher = LocalLauncher(tmp_path, programs={Role.TRAIN: program})
     # It may be gone before it is launched or before it is assigned; the reason is the same.
     with pytest.raises(Refused, match="no torch"):
         await run_late(launcher)
@@ -348,7 +397,8 @@ async def test_a_closed_launcher_ends_what_has_no_job(
 ) -> None:
     await run(launcher, "run-1", job(["hang"]))
     await launcher.launch("run-2", (CPU,))
-    idle = shim_of(launcher, "run-2")
+    await serve(launcher, "run-3", ["hang"])
+    others = [shim_of(launcher, launch) for launch in ("run-2", "run-3")]
     await launcher.close()
-    await until_true(lambda: not alive(idle))
+    await until_true(lambda: not any(alive(pid) for pid in others))
     assert len(processes(tmp_path / "home")) == 2, "the job goes on"

@@ -145,6 +145,7 @@ def device(value: Reading) -> node_pb2.Device:
         temperature_celsius=value.temperature_celsius,
         power_watts=value.power_watts,
         job_id=value.holder,
+        models=map(_text, value.serves),
     )
 
 

@@ -10,7 +10,8 @@ A program of its own that imports the standard library and these files alone, al
 that an upgrade cannot change it while it runs. It goes through three states:
 
     unassigned   ends, and its worker with it, as soon as no control connection is left
-    assigned     holds the locks; goes on without any connection until the worker ends
+    assigned     holds the locks; goes on without any connection until the worker ends, unless it
+                 is told at its start to end with its daemon
     ended        everything that the worker left is killed, the pipes are emptied, the spool is on
                  the disk, then exit.json; the kernel frees the locks when this process ends
 

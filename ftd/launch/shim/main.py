@@ -1,6 +1,7 @@
 """The shim as a program: one loop that serves a worker's pipes, connections and signals.
 
-Its arguments are the run directory, the size at which the log is rotated, and the worker's command.
+Its arguments are `--with-daemon` for a worker that ends with its daemon, the run directory, the
+size at which the log is rotated, and the worker's command.
 """
 
 import contextlib
@@ -46,7 +47,8 @@ class Assigning(NamedTuple):
 class Shim:
     """One loop that serves the worker's pipes, the control connections and the signals."""
 
-    def __init__(self, log_bytes: int, command: list[str]) -> None:
+    def __init__(self, log_bytes: int, command: list[str], *, with_daemon: bool = False) -> None:
+        self.with_daemon = with_daemon
         self.spool = Spool()
         self.log = Log(log_bytes)
         self.lines = Lines()
@@ -70,7 +72,7 @@ class Shim:
         while not (self.worker.reap() and self.worker.end):
             if self.worker.end:
                 kill_children()
-            elif not self.assigned and not self.peers:
+            elif not self.peers and (self.with_daemon or not self.assigned):
                 self.worker.signal(signal.SIGKILL)
             for key, _ in self.selector.select(self.wait_s(time.monotonic())):
                 key.data(key.fileobj)
@@ -329,11 +331,12 @@ def close_inherited() -> None:
 
 
 def main() -> None:
-    directory, log_bytes, *command = sys.argv[1:]
+    with_daemon = sys.argv[1] == "--with-daemon"
+    directory, log_bytes, *command = sys.argv[1 + with_daemon :]
     close_inherited()
     os.umask(0o077)
     os.chdir(directory)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-    Shim(int(log_bytes), command).run()
+    Shim(int(log_bytes), command, with_daemon=with_daemon).run()

@@ -15,3 +15,4 @@ async def test_devices(tmp_path: Path) -> None:
     assert not cpu.HasField("used_bytes")
     assert not cpu.HasField("power_watts")
     assert not cpu.HasField("job_id")
+    assert (list(gpu.models), list(cpu.models)) == ([], ["smollm2", "other"])

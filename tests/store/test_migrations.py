@@ -1,0 +1,93 @@
+"""Databases of earlier versions, with rows in them, become this version's and lose nothing."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ftd.bell import Bell
+from ftd.core.device import Device
+from ftd.core.ids import Ids
+from ftd.core.job import State
+from ftd.store import attempts, db, jobs
+from ftd.store.db import Database, connect, migrate
+from ftd.store.store import Store
+from tests.store.conftest import HandClock
+
+FIRST = """
+INSERT INTO files (id, project, purpose, filename, bytes, sha256, created_at, status)
+    VALUES ('file-1', 'p', 'fine-tune', 'a.jsonl', 1, '0', 0, 'processed');
+INSERT INTO jobs (id, project, created_at, model, base, minted, training_file, seed, method,
+        requested, state)
+    VALUES ('ftjob-1', 'p', 0, 'm', 'm', 'ft:m::1', 'file-1', 1, 'supervised', '{}', 'running'),
+           ('ftjob-2', 'p', 0, 'm', 'm', 'ft:m::2', 'file-1', 1, 'supervised', '{}', 'queued');
+INSERT INTO attempts (id, job, number, launch, devices, started_at, ended_at, ending)
+    VALUES (3, 'ftjob-1', 1, 'run-1', '["cpu"]', 5, 6, 'lost'),
+           (4, 'ftjob-1', 2, 'run-2', '["cpu"]', 7, NULL, NULL);
+INSERT INTO leases (device, slot, attempt) VALUES ('cpu', 0, 4), ('cpu', 1, 4), ('cpu', 2, 4);
+"""
+
+CPU = Device(id="cpu", kind="cpu", name="a CPU", memory_bytes=1, slots=3)
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Path:
+    """A database as the first version left it, in the middle of a job."""
+    path = tmp_path / "ftd.db"
+    script = Path(db.__file__).parent / "migrations" / "0001_first.sql"
+    connection = connect(path)
+    connection.executescript(f"BEGIN; {script.read_text()} {FIRST} PRAGMA user_version = 1; COMMIT")
+    connection.close()
+    return path
+
+
+async def test_a_job_that_runs_keeps_its_device(first: Path) -> None:
+    database = Database(first, Bell())
+    await database.open()
+    store = Store(database, HandClock(), Ids(lambda choices: choices[0]))
+    try:
+        (attempt,) = await attempts.live(database)
+        assert (attempt.id, attempt.job, attempt.number) == (4, "ftjob-1", 2)
+        snapshot = await store.snapshot((CPU,))
+        assert snapshot.holders == {"cpu": "ftjob-1"}
+        # Its trainer holds the kernel's lock alone, as it did then: nobody can serve beside it.
+        assert snapshot.full == {"cpu"}
+        assert await store.serve("m", "run-3", CPU) is None
+        with pytest.raises(sqlite3.IntegrityError):
+            await store.start("ftjob-2", "run-4", (CPU,))
+        await store.stopped(attempt)
+        job = await jobs.get(database, "ftjob-1")
+        assert job is not None
+        assert job.state is State.QUEUED
+        assert await store.serve("m", "run-5", CPU) is not None
+        assert await store.start("ftjob-2", "run-6", (CPU,)) is not None
+    finally:
+        await database.close()
+
+
+def test_the_schema_is_as_if_it_had_always_been_so(first: Path, tmp_path: Path) -> None:
+    migrate(first)
+    migrate(tmp_path / "new.db")
+    assert _schema(first) == _schema(tmp_path / "new.db")
+    connection = connect(first)
+    assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    assert [tuple(row) for row in connection.execute("SELECT * FROM leases ORDER BY slot")] == [
+        ("cpu", slot, 4, None) for slot in range(3)
+    ]
+    connection.close()
+
+
+def test_what_was_before_is_kept_aside(first: Path) -> None:
+    migrate(first)
+    connection = connect(first.with_name("ftd.db.schema-1"))
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
+    assert connection.execute("SELECT count(*) FROM leases").fetchone()[0] == 3
+    connection.close()
+
+
+def _schema(path: Path) -> list[tuple[str, str]]:
+    connection = connect(path)
+    rows = connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+    connection.close()
+    return [tuple(row) for row in rows]

@@ -1,0 +1,152 @@
+"""The engine as the pool's other half: what it looks at, what it tells, and what it survives."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from ftd.config import Serving
+from ftd.core.device import Device
+from ftd.core.job import State
+from ftd.core.schedule import Server
+from ftd.engine import Engine
+from ftd.store.servers import ServerRow
+from ftd.store.store import Store
+from tests.runner.test_runner import CPU, World, world
+
+__all__ = ["world"]
+
+PATIENCE_S = 20.0
+
+
+@dataclass
+class HandPool:
+    """Workers that load, answer and end as a test says; their rows and leases are real."""
+
+    store: Store
+    live: dict[int, Server] = field(default_factory=dict)
+    wishes: list[str] = field(default_factory=list)
+    begun: list[ServerRow] = field(default_factory=list)
+    closed: list[tuple[int, str]] = field(default_factory=list)
+    held: dict[str, str] = field(default_factory=dict)
+    broken: bool = False
+
+    def servers(self) -> tuple[Server, ...]:
+        return tuple(self.live.values())
+
+    def wanted(self) -> tuple[str, ...]:
+        return tuple(self.wishes)
+
+    async def open(self, weights: str, device: Device) -> None:
+        if self.broken:
+            raise OSError("the disk is full")
+        row = await self.store.serve(weights, self.store.ids.launch(), device)
+        assert row is not None
+        self.wishes.remove(weights)
+        self.begun.append(row)
+        self.live[row.id] = Server(
+            id=row.id, weights=weights, device=device.id, busy=True, idle_s=0.0, yielding=False
+        )
+
+    def close(self, server: int, why: str) -> None:
+        self.closed.append((server, why))
+        self.live[server] = replace(self.live[server], yielding=True)
+
+    def hold(self, weights: str, why: str) -> None:
+        self.held[weights] = why
+
+    async def gone(self, server: int) -> None:
+        await self.store.served(server, "a test said so")
+        del self.live[server]
+
+
+@dataclass
+class House:
+    world: World
+    pool: HandPool
+    running: "asyncio.Task[None]"
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        await until(self.world, condition)
+
+
+async def until(world: World, condition: Callable[[], object]) -> None:
+    """Ring until it is so: the pool of these tests does not ring by itself."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            world.bell.ring()
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def house(world: World) -> AsyncIterator[House]:
+    settings = world.rooms.settings.model_copy(update={"serving": Serving(idle_s=30.0, workers=1)})
+    rooms = replace(world.rooms, settings=settings)
+    pool = HandPool(rooms.store)
+    running = asyncio.create_task(Engine(rooms, world.bell, (CPU,), pool).run())
+    yield House(world, pool, running)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_wish_is_granted_and_the_next_one_told_why_not(house: House) -> None:
+    house.pool.wishes += ["m", "n"]
+    await house.until(lambda: house.pool.held)
+    (row,) = house.pool.begun
+    assert (row.weights, row.device) == ("m", "cpu")
+    assert house.pool.held == {"n": "1 at once at most are loaded, now m"}
+
+
+async def test_the_limits_of_the_settings_hold(house: House) -> None:
+    house.pool.wishes.append("m")
+    await house.until(lambda: house.pool.live)
+    (number,) = house.pool.live
+    house.pool.live[number] = replace(house.pool.live[number], busy=False, idle_s=30.0)
+    await house.until(lambda: house.pool.closed)
+    assert house.pool.closed == [(number, "it was idle for 30 s")]
+    house.pool.wishes.append("n")
+    await house.until(lambda: house.pool.held)
+    await house.pool.gone(number)
+    await house.until(lambda: len(house.pool.begun) == 2)
+    assert house.pool.closed == [(number, "it was idle for 30 s")], "it is told once"
+
+
+async def test_a_job_and_a_server_share_the_cpu(house: House) -> None:
+    house.pool.wishes.append("m")
+    await house.until(lambda: house.pool.live)
+    await house.world.submit(["steps", 1], ["checkpoint", 1], ["done", 1])
+    await house.world.until(State.SUCCEEDED)
+    assert house.pool.closed == []
+    assert len(house.pool.live) == 1
+
+
+async def test_a_worker_that_cannot_be_begun_keeps_no_job_from_its_turn(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.pool.broken = True
+    house.pool.wishes.append("m")
+    await house.until(lambda: "turn failed" in caplog.text)
+    await house.world.submit(["steps", 1], ["checkpoint", 1], ["done", 1])
+    await house.world.until(State.SUCCEEDED)
+    house.pool.broken = False
+    await house.until(lambda: house.pool.begun)
+
+
+async def test_a_lease_that_the_pool_has_forgotten_is_not_overlent(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A row of a worker that nobody knows of: its device waits until somebody ends it."""
+    card = Device(id="GPU-1", kind="cuda", name="a card", memory_bytes=1)
+    row = await world.store.serve("m", "run-lost", card)
+    assert row is not None
+    engine = asyncio.create_task(Engine(world.rooms, world.bell, (card,)).run())
+    try:
+        await world.submit(["steps", 1])
+        await until(world, lambda: "turn failed" in caplog.text)
+        assert (await world.job()).state is State.QUEUED
+        assert await world.store.recover_servers() == (row,)
+        await world.until(State.RUNNING)
+    finally:
+        engine.cancel()
+        await asyncio.gather(engine, return_exceptions=True)
