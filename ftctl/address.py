@@ -2,12 +2,17 @@
 
 import ipaddress
 import os
+import socket
+import time
 from pathlib import Path
 
+from ftctl import starting
 from ftctl.failure import Failure, Status
+from ftctl.output import say
 
 SYSTEM_SOCKET = Path("/run/ftd/ftd.sock")
 MAX_UNIX_PATH_BYTES = 107
+LOOK_S = 0.1  # how often a daemon that starts is looked for
 
 
 def home() -> Path:
@@ -21,14 +26,23 @@ def target(addr: str | None) -> str:
     """The gRPC target: `addr`, else $FTD_ADDR, else the home's socket, else the system's.
 
     An address is a socket's path (with or without `unix:`) or HOST:PORT on loopback. Raises
-    Failure for another host, to which a key would travel in clear, and when nothing is there.
+    Failure for another host, to which a key would travel in clear, and when nothing is there:
+    at once, but for a daemon that has only just been started, which is waited for.
     """
     if given := addr or os.environ.get("FTD_ADDR"):
         return _parse(given)
     candidates = (home() / "ftd.sock", SYSTEM_SOCKET)
-    for socket in candidates:
-        if _is_there(socket):
-            return _unix(socket)
+    if found := _listening(candidates):
+        return _unix(found)
+    if starting.daemon():
+        say("a daemon is starting; waiting for it ...")
+    while starting.daemon():
+        time.sleep(LOOK_S)
+        if found := _listening(candidates):
+            return _unix(found)
+    for path in candidates:
+        if _is_there(path):
+            return _unix(path)
     raise Failure(
         f"no daemon is running: there is no socket at {' or '.join(map(str, candidates))}",
         hint="start one with `ftd serve`, or name yours with --addr, FTD_ADDR or FTD_HOME",
@@ -85,6 +99,18 @@ def _unix(path: Path) -> str:
             status=Status.USAGE,
         )
     return f"unix:{resolved}"
+
+
+def _listening(candidates: tuple[Path, ...]) -> Path | None:
+    """The first socket at which somebody listens; a killed daemon leaves its socket behind."""
+    for path in candidates:
+        try:
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(os.fsencode(path.resolve()))
+        except OSError:
+            continue
+        return path
+    return None
 
 
 def _is_there(path: Path) -> bool:

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from ftctl.client import Options
-from ftctl.commands import devices, files, follow, jobs, models, results
+from ftctl.commands import chat, compare, devices, files, follow, jobs, models, results
 from ftctl.failure import Failure, Status
 from ftctl.output import say
+from ftd import __version__
 
 app = typer.Typer(
     name="ftctl",
@@ -31,9 +32,17 @@ app.command("watch")(follow.watch)
 app.command("wait")(follow.wait)
 app.command("logs")(follow.logs)
 app.command("results")(results.results)
+app.command("chat")(chat.chat)
+app.command("compare")(compare.compare)
 app.command("devices")(devices.devices)
 app.add_typer(files.app, name="files")
 app.add_typer(models.app, name="models")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ftctl {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -51,9 +60,13 @@ def options(
             "--key", help="The API key; others of this machine can see it. (env: FTD_API_KEY)"
         ),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
 ) -> None:
     """Which daemon to talk to, and as whom; the places that are looked at otherwise are in
     ftctl.address."""
+    del version
     context.obj = Options(addr, key)
 
 

@@ -3,6 +3,7 @@
 grpc is imported by whoever connects: help and completion do without its tenth of a second.
 """
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import grpc
 
 CALL_S = 60.0  # the most that a plain call may take
+ANSWER_S = 1.0  # on loopback: whether anybody listens
 MAX_REPLY_BYTES = 64 * 2**20  # a page of 10,000 files has a few
 
 _OPTIONS = (
@@ -60,12 +62,19 @@ class Client:
     """The daemon's services. Calls raise grpc.RpcError; `connect` turns it into a Failure."""
 
     def __init__(self, channel: "grpc.Channel", key: str | None) -> None:
-        from ftd.v1 import files_pb2_grpc, jobs_pb2_grpc, models_pb2_grpc, node_pb2_grpc
+        from ftd.v1 import (
+            chat_pb2_grpc,
+            files_pb2_grpc,
+            jobs_pb2_grpc,
+            models_pb2_grpc,
+            node_pb2_grpc,
+        )
 
         self.jobs = jobs_pb2_grpc.JobsStub(channel)
         self.files = files_pb2_grpc.FilesStub(channel)
         self.models = models_pb2_grpc.ModelsStub(channel)
         self.node = node_pb2_grpc.NodeStub(channel)
+        self.chat = chat_pb2_grpc.ChatStub(channel)
         self._metadata = () if key is None else (("authorization", f"Bearer {key}"),)
 
     def call(
@@ -106,22 +115,45 @@ def explain(error: "grpc.RpcError", target: str) -> Failure:
     """A broken call in words, with the exit status that scripts know it by."""
     said = _trailers(error)
     if is_lost(error):
-        return Failure(
-            f"the daemon at {target} cannot be reached",
-            hint="start it with `ftd serve`, or name another with --addr",
-            status=Status.UNREACHABLE,
-        )
+        return _unreachable(target)
     status = _STATUSES.get(error.code().name, Status.ERROR)
     message = error.details() or error.code().name
     match status:
         case Status.NOT_ALLOWED:
-            return Failure(message, hint=_KEYLESS, status=status)
+            unknown = error.code().name == "UNAUTHENTICATED"
+            return Failure(message, hint=_KEYLESS if unknown else None, status=status)
         case Status.TIMED_OUT:
             return Failure(f"the daemon at {target} does not answer", status=status)
         case _:
             mistaken = error.code().name in ("NOT_FOUND", "INVALID_ARGUMENT")
             hint = _WHERE.get(said.get("ftd-param", "")) if mistaken else None
             return Failure(message, hint=hint, status=status)
+
+
+def _unreachable(target: str) -> Failure:
+    if _is_taken(target):
+        return Failure(
+            f"what answers at {target} does not speak gRPC: it may be the REST port",
+            hint="give the address of `ftd serve --grpc`, or none for the socket of the home",
+            status=Status.UNREACHABLE,
+        )
+    return Failure(
+        f"the daemon at {target} cannot be reached",
+        hint="start it with `ftd serve`, or name another with --addr",
+        status=Status.UNREACHABLE,
+    )
+
+
+def _is_taken(target: str) -> bool:
+    """Whether somebody listens at HOST:PORT, though a call did not come through."""
+    host, _, port = target.rpartition(":")
+    if target.startswith("unix:"):
+        return False
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _trailers(error: "grpc.RpcError") -> dict[str, str]:

@@ -25,17 +25,6 @@ if TYPE_CHECKING:
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _BREAKS = re.compile(r"[\n\t]")
 
-_STYLES = {
-    "running": "cyan",
-    "succeeded": "green",
-    "processed": "green",
-    "failed": "red",
-    "error": "red",
-    "warn": "yellow",
-    "cancelled": "yellow",
-    "paused": "yellow",
-}
-
 # Of a table: each column's title, and its cell for a row.
 Columns = Sequence[tuple[str, Callable[[Any], str]]]
 # Of one object: names and values for people; those without a value are left out.
@@ -89,20 +78,17 @@ def show_data(found: Any, names: Sequence[str], format: Format) -> None:
 
 
 def print_table(rows: Sequence[Any], columns: Columns) -> None:
-    """Aligned columns under a header, cut to the terminal's width but never in a pipe."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, _ in columns:
-        table.add_column(title, no_wrap=True)
-    for row in rows:
-        cells = [safe_line(cell(row)) for _, cell in columns]
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
-    if rows:
-        console().print(table)
-    else:
+    """Aligned columns under a header; on a terminal, as it is laid out in ftctl.table."""
+    if not rows:
         say("There are none.")
+        return
+    from ftctl.table import lay_out
+
+    titles = [title for title, _ in columns]
+    cells = [[safe_line(cell(row)) for _, cell in columns] for row in rows]
+    screen = console()
+    for line in lay_out(titles, cells, screen.width if screen.is_terminal else None):
+        screen.print(line, soft_wrap=True)
 
 
 def print_fields(fields: Fields) -> None:

@@ -3,6 +3,7 @@
 The report is JSON of the daemon's; whatever this page leaves out, `files check -o json` has.
 """
 
+import re
 from collections.abc import Sequence
 
 from ftctl.failure import Failure
@@ -11,6 +12,11 @@ from ftctl.output import Fields, text
 from ftd.v1 import files_pb2
 
 SHOWN = 5  # faults; the rest is counted
+MIN_EXAMPLES = 10  # of a job's training file; one to validate on may have fewer
+
+
+# Where the JSON of a line goes wrong: its lines are the file's, and counted there.
+_PLACE = re.compile(r"line 1 column (\d+) \(char \d+\)")
 
 
 def faults(found: Sequence[Object], count: int) -> list[str]:
@@ -26,6 +32,16 @@ def failure(name: str, file: files_pb2.File) -> Failure:
     noun = "fault" if count == 1 else "faults"
     told = "".join(f"\n  {line}" for line in lines) or f" {file.status_details}"
     return Failure(f"{name} has {count:,} {noun}:{told}", hint="mend the file and try again")
+
+
+def too_few(file: files_pb2.File) -> str:
+    """In the words of the job that would fail of it, empty for a training file that will do."""
+    examples = struct(file.report).get("examples")
+    if file.status != "processed" or examples is None or examples >= MIN_EXAMPLES:
+        return ""
+    return (
+        f"Training file has {examples} example(s), but must have at least {MIN_EXAMPLES} examples"
+    )
 
 
 def fields(file: files_pb2.File) -> Fields:
@@ -74,6 +90,8 @@ def _fault(fault: Object) -> str:
     """`line 3, messages[1].role: what is wrong. What to do.`"""
     where = [f"line {fault['line']}"] if fault.get("line") else []
     where += [fault["path"]] if fault.get("path") else []
-    told = [part.removesuffix(".") for part in (fault.get("message"), fault.get("fix")) if part]
+    message = _PLACE.sub(r"column \1", fault.get("message") or "")
+    message = message.removesuffix(f" (line {fault.get('line')})")  # it begins with that
+    told = [part.removesuffix(".") for part in (message, fault.get("fix")) if part]
     said = ". ".join(told) + "."
     return f"{', '.join(where)}: {said}" if where else said

@@ -24,10 +24,9 @@ def upload(client: Client, path: Path, purpose: str = FINE_TUNE) -> files_pb2.Fi
     if path.exists() and not path.is_file():
         raise Failure(f"{path} is no regular file", status=Status.USAGE)
     try:
-        with path.open("rb") as file, _bar(path) as advance:
-            header = files_pb2.UploadHeader(
-                filename=path.name, purpose=purpose, bytes=path.stat().st_size
-            )
+        total = path.stat().st_size
+        with path.open("rb") as file, transfer(f"uploading {path.name}", total) as advance:
+            header = files_pb2.UploadHeader(filename=path.name, purpose=purpose, bytes=total)
             sent: files_pb2.File = client.call(
                 client.files.UploadFile, _parts(header, file, advance), timeout_s=None
             )
@@ -62,8 +61,9 @@ def _parts(
 
 
 @contextmanager
-def _bar(path: Path) -> Iterator[Advance]:
-    """A progress bar on a terminal's stderr; nothing elsewhere."""
+def transfer(what: str, total_bytes: int) -> Iterator[Advance]:
+    """A progress bar on a terminal's stderr; nothing elsewhere. Call what it yields with the
+    number of bytes that have gone."""
     terminal = console(stderr=True)
     if not terminal.is_terminal:
         yield lambda _: None
@@ -77,5 +77,5 @@ def _bar(path: Path) -> Iterator[Advance]:
         TransferSpeedColumn(),
     )
     with Progress(*columns, console=terminal, transient=True) as progress:
-        task = progress.add_task(f"uploading {safe_line(path.name)}", total=path.stat().st_size)
+        task = progress.add_task(safe_line(what), total=total_bytes)
         yield lambda count: progress.advance(task, count)

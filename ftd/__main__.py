@@ -19,7 +19,7 @@ app = typer.Typer(
 
 Home = Annotated[
     Path | None,
-    typer.Option(help="Holds everything [default: $FTD_HOME, else ~/.local/share/ftd]."),
+    typer.Option(help="Holds everything (default: $FTD_HOME, else ~/.local/share/ftd)."),
 ]
 Config = Annotated[Path | None, typer.Option(help="The TOML configuration file.")]
 
@@ -73,7 +73,10 @@ def check(home: Home = None, config: Config = None) -> None:
 @app.command()
 def demo(
     home: Annotated[
-        Path | None, typer.Option(help="Where the demo works [default: a scratch directory].")
+        Path | None,
+        typer.Option(
+            help="Where the demo works (default: a scratch directory, removed at its end)."
+        ),
     ] = None,
     keep: Annotated[bool, typer.Option(help="Leave the scratch directory in place.")] = False,
 ) -> None:

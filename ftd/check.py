@@ -5,6 +5,7 @@ import shutil
 
 from ftd.bell import Bell
 from ftd.config import Settings
+from ftd.core.device import CPU
 from ftd.core.models import Model, ModelKind
 from ftd.host import devices
 from ftd.host.home import Home
@@ -23,6 +24,8 @@ def check(settings: Settings) -> int:
     for device in found:
         memory = f"{device.memory_bytes / 2**30:.1f} GiB"
         print(f"device        {device.id} ({device.name}, {memory})")
+    if settings.devices.use == "auto" and found and found[0].id == CPU:
+        print("GPU           none: no NVIDIA GPU can be used")
     problems = [] if found else ["there is no device to run on"]
     known: tuple[Model, ...] = ()
     if home.database.exists() and outdated(home.database):

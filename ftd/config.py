@@ -4,11 +4,13 @@ Precedence: flag > FTD_* environment (nested by "__": FTD_LIMITS__UPLOAD_BYTES) 
 Unknown keys are refused: a misspelt limit must not silently be the default.
 """
 
+import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -41,9 +43,11 @@ class Limits(_Section):
     line_bytes: int = Field(64 * 2**20, ge=1024)
     """The longest line of a training file; a longer one is a fault of that line."""
     json_depth: int = Field(64, ge=4, le=200)
-    """How deep a line's JSON may nest."""
+    """How deep the JSON of a line or a request may nest."""
     body_bytes: int = Field(2**20, ge=1024)
     """The largest JSON request body."""
+    chat_bytes: int = Field(8 * 2**20, ge=1024)
+    """The largest request body for an answer: a conversation, or texts."""
     page: int = Field(1000, ge=1)
     """The most rows of one page of jobs, events or checkpoints."""
     check_wait_s: float = Field(5.0, ge=0)
@@ -139,6 +143,17 @@ class Serving(_Section):
     cache_tokens: int = Field(16384, ge=0)
     """Tokens of finished requests that are kept for requests that go on from them."""
 
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.backend == "vllm" and not self.vllm_url.startswith(("http://", "https://")):
+            raise ValueError('backend "vllm" needs its vllm_url, such as http://127.0.0.1:8000')
+        return self
+
+    @field_validator("vllm_url")
+    @classmethod
+    def _base_of_paths(cls, value: str) -> str:
+        return value.rstrip("/").removesuffix("/v1")
+
 
 class Metrics(_Section):
     require_key: bool = False
@@ -229,16 +244,48 @@ def load(config: Path | None = None, **flags: Any) -> Settings:
             _toml_file["path"] = config
         return Settings(**given)
     except ValidationError as error:
-        raise FtdError(Kind.INVALID, _explain(error)) from error
+        raise FtdError(Kind.INVALID, _explain(error, config, given)) from error
     except ValueError as error:  # TOML that does not parse
         raise FtdError(Kind.INVALID, f"{config}: {error}") from error
     finally:
         _toml_file.clear()
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, config: Path | None, flags: Mapping[str, Any]) -> str:
+    """Every fault: the key, what is wrong with it, and where it was read."""
     lines = []
     for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"])
-        lines.append(f"{key}: {fault['msg'].removeprefix('Value error, ')}")
+        keys = [str(part) for part in fault["loc"]]
+        what = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            what = _unknown(keys)
+        lines.append(f"{'.'.join(keys)}: {what}{_origin(keys, config, flags)}")
     return "configuration: " + "; ".join(lines)
+
+
+def _origin(keys: list[str], config: Path | None, flags: Mapping[str, Any]) -> str:
+    variable = f"FTD_{'__'.join(keys)}".upper()
+    if keys[0] in flags:
+        return f" (--{keys[0]})"
+    if variable in os.environ:
+        return f" (${variable})"
+    return f" (in {config})" if config is not None else ""
+
+
+def _unknown(keys: list[str]) -> str:
+    """A key that its section does not have, and the one that was probably meant."""
+    section: type[BaseModel] = Settings
+    for key in keys[:-1]:
+        if key in section.model_fields:  # else it is the name of a model, before its section
+            section = _section(section.model_fields[key].annotation) or section
+    near = difflib.get_close_matches(keys[-1], section.model_fields, n=1)
+    meant = ".".join([*keys[:-1], *near])
+    return f"there is no such key; did you mean {meant}?" if near else "there is no such key"
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section in a field's type: itself, or what an optional or a dict holds."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None

@@ -38,9 +38,13 @@ def demo(home: Path | None, *, keep: bool) -> int:
     finally:
         if home is None and not keep:
             shutil.rmtree(scratch, ignore_errors=True)
+            print(
+                "\nThe scratch home is removed, and the model with it; `ftd demo --keep` keeps it."
+            )
         else:
-            print(f"\nEverything lies in {scratch}. Serve it again:")
-            print(f"  ftd serve --home {scratch} --config {scratch / 'ftd.toml'}")
+            print(f"\nEverything lies in {scratch}, tuned models in adapters/. Serve it again:")
+            print(f"  ftd serve --home {scratch} --config {scratch / 'ftd.toml'} &")
+            print(f"  export FTD_HOME={scratch}    # for ftctl")
 
 
 def _story(daemon: "_Daemon") -> int:
@@ -50,28 +54,23 @@ def _story(daemon: "_Daemon") -> int:
         resources.as_file(data / "marv.jsonl") as training,
         resources.as_file(data / "marv-validation.jsonl") as validation,
     ):
-        known = daemon.output("models", "list", "-o", "name").split()
-        if STARTER not in known:
+        if STARTER not in daemon.ask("models", "list", "-o", "name").split():
             _say("A base model: SmolLM2-135M-Instruct, 93 MB, Apache-2.0")
             daemon.run("models", "add", STARTER, SOURCE)
         _say("A dataset: Marv, who knows everything and lets you feel it")
-        file_id = daemon.output("files", "upload", str(training), "-o", "name").strip()
+        file_id = daemon.output("files", "upload", str(training))
         daemon.run("files", "show", file_id)
         _say("A job, under the name that old scripts use; the alias stands for the starter")
-        submitted = daemon.output(
-            "submit", file_id, "--model", "gpt-4o-mini", "--validation", str(validation),
-            *RECIPE, "-o", "name",
-        )  # fmt: skip
-        job_id = submitted.strip()
+        job_id = daemon.output(
+            "submit", file_id, "--model", "gpt-4o-mini", "--validation", str(validation), *RECIPE
+        )
         daemon.run("watch", job_id)
         _say("What came of it")
         daemon.run("results", job_id, "--plot")
         daemon.run("show", job_id)
         daemon.run("checkpoints", job_id)
-    job = json.loads(daemon.output("show", job_id, "-o", "json"))
-    adapter = daemon.home / "adapters" / job["fine_tuned_model"].rsplit(":", 1)[1]
-    print(f"\n{job['fine_tuned_model']} is ready after {time.monotonic() - started:.0f} s.")
-    print(f"Its weights, a PEFT adapter: {adapter}")
+    model = json.loads(daemon.ask("show", job_id, "-o", "json"))["fine_tuned_model"]
+    print(f"\n{model} is ready after {time.monotonic() - started:.0f} s.", flush=True)
     return 0
 
 
@@ -120,8 +119,14 @@ class _Daemon:
         _ensure(status, arguments)
 
     def output(self, *arguments: str) -> str:
-        """The same, but take what it prints."""
+        """The same for a command that prints one word, an id; it is shown and returned."""
         _show("ftctl", *arguments)
+        word = self.ask(*arguments).strip()
+        print(word, flush=True)
+        return word
+
+    def ask(self, *arguments: str) -> str:
+        """What a ftctl command prints, for ourselves alone."""
         done = subprocess.run(
             self._ftctl(arguments), env=self._environment, stdout=subprocess.PIPE, check=False
         )

@@ -52,6 +52,40 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, words: str) -> None:
     assert words in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("log_levle = 1", "log_level"),
+        ("[limits]\nupload_byte = 1", "limits.upload_bytes"),
+        ("[training.lora]\nrnk = 1", "training.lora.rank"),
+        ("[models.small]\ncontext = 1", "models.small.context_tokens"),
+        ("[models.small.lora]\nalhpa = 1", "models.small.lora.alpha"),
+    ],
+)
+def test_a_misspelt_key_is_told_with_the_one_that_was_meant(
+    tmp_path: Path, text: str, meant: str
+) -> None:
+    with pytest.raises(FtdError) as caught:
+        load(toml(tmp_path, text))
+    assert f"there is no such key; did you mean {meant}?" in caught.value.message
+    assert f"(in {tmp_path / 'ftd.toml'})" in caught.value.message
+
+
+def test_a_mistake_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = toml(tmp_path, "[limits]\nline_bytes = 1")
+    monkeypatch.setenv("FTD_LIMITS__UPLOAD_BYTES", "0")
+    with pytest.raises(FtdError) as caught:
+        load(config, rest="8420")
+    assert "HOST:PORT (--rest)" in caught.value.message
+    assert "($FTD_LIMITS__UPLOAD_BYTES)" in caught.value.message
+    assert f"(in {config})" in caught.value.message
+
+
+def test_a_key_like_no_other_has_no_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(FtdError, match="zzz: there is no such key "):
+        load(toml(tmp_path, "zzz = 1"))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FtdError, match="nowhere"):
         load(tmp_path / "nowhere.toml")

@@ -36,7 +36,9 @@ POLL_S = 0.5  # how often a long check is asked about
 @app.command("upload")
 def upload_file(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="The file; training data is .jsonl.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="The file; training data is .jsonl.")
+    ],
     purpose: Annotated[str, typer.Option(help="What it is for.")] = FINE_TUNE,
     output: Output = Format.NAME,
 ) -> None:
@@ -51,7 +53,9 @@ def upload_file(
 @app.command()
 def check(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="A .jsonl file, or the id of an uploaded one.")],
+    file: Annotated[
+        str, typer.Argument(metavar="DATA", help="A .jsonl file, or the id of an uploaded one.")
+    ],
     output: Output = Format.TABLE,
 ) -> None:
     """Check training data, every line of it, and show what it holds.
@@ -68,6 +72,8 @@ def check(
     show_object(found, _fields(checked), output)
     if checked.status == "error":
         raise Failure(f"{checked.filename} cannot be trained on", hint="mend its faults")
+    if few := report.too_few(checked):
+        say(f"To validate on it will do; a job that trains on it fails: {few}")
 
 
 @app.command("list")
@@ -160,10 +166,10 @@ def _fields(file: files_pb2.File) -> Fields:
 
 COLUMNS: Columns = (
     ("FILE", lambda file: file.id),
-    ("NAME", lambda file: file.filename),
-    ("PURPOSE", lambda file: file.purpose),
     ("STATUS", lambda file: file.status),
     ("SIZE", lambda file: size(file.bytes)),
     ("AGE", lambda file: ago(file.created_at)),
+    ("NAME", lambda file: file.filename),
+    ("PURPOSE", lambda file: file.purpose),
     ("REMARK", lambda file: file.status_details),
 )

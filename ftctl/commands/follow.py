@@ -17,6 +17,7 @@ from ftctl.output import (
     clock,
     console,
     safe,
+    say,
     show_data,
     show_page,
     to_json,
@@ -95,11 +96,15 @@ def logs(
         codecs.getincrementaldecoder("utf-8")("replace"), translate=True
     )
     request = jobs_pb2.GetLogsRequest(job_id=job, follow=follow)
+    written = False
     with connect(context) as client, detaching(job):
         for chunk in client.stream(client.jobs.GetLogs, request):
+            written = written or bool(chunk.data)
             sys.stdout.write(safe(decoder.decode(chunk.data)))
             sys.stdout.flush()
     sys.stdout.write(safe(decoder.decode(b"", final=True)))
+    if not written:
+        say(f"{job} has written nothing; `ftctl events {job}` shows what it told")
 
 
 def _print_event(event: jobs_pb2.Event, format: Format) -> None:

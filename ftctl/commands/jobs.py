@@ -32,7 +32,9 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id (ftjob-.
 
 def submit(
     context: typer.Context,
-    data: Annotated[str, typer.Argument(help="A .jsonl file, or the id of an uploaded one.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A .jsonl file, or the id of an uploaded one.")
+    ],
     model: Annotated[
         str, typer.Option("--model", "-m", help="The base, or a tuned model to go on from.")
     ],
@@ -172,7 +174,7 @@ def _uploads(client: Client) -> Iterator[list[str]]:
 
 def _file_ids(client: Client, given: tuple[str, ...], sent: list[str]) -> list[str]:
     """The ids of files named or uploaded, the latter noted in `sent`. Raises Failure with the
-    faults of one that is faulty."""
+    faults of one that is faulty, and for a first, the training file, of too few examples."""
     ids: list[str] = []
     for data, known in [(data, is_id(data)) for data in given]:
         if known:
@@ -183,6 +185,8 @@ def _file_ids(client: Client, given: tuple[str, ...], sent: list[str]) -> list[s
         ids.append(file.id)
         if file.status == "error":
             raise report.failure(data, file)
+        if len(ids) == 1 and (few := report.too_few(file)):
+            raise Failure(few, hint=f"{data} needs more of them")
         say(f"uploaded {data} as {file.id}")
     return ids
 
@@ -195,6 +199,10 @@ def _asked(job: jobs_pb2.Job) -> str:
     """The hyperparameters before they are resolved."""
     asked = objects.job(job)["hyperparameters"]
     return "\n".join(f"{name} {value}" for name, value in asked.items())
+
+
+def _steps(job: jobs_pb2.Job) -> str:
+    return f"{job.step:,}/{job.total_steps:,}" if job.total_steps else ""
 
 
 def _remark(job: jobs_pb2.Job) -> str:
@@ -212,9 +220,9 @@ def _metric(name: str) -> Callable[[jobs_pb2.Checkpoint], str]:
 JOBS: Columns = (
     ("JOB", lambda job: job.id),
     ("STATUS", lambda job: job.status),
-    ("MODEL", lambda job: job.model),
-    ("PROGRESS", progress),
+    ("STEP", _steps),
     ("AGE", lambda job: ago(job.created_at)),
+    ("MODEL", lambda job: job.model),
     ("REMARK", _remark),
 )
 
@@ -223,6 +231,6 @@ CHECKPOINTS: Columns = (
     ("STEP", lambda checkpoint: f"{checkpoint.step_number:,}"),
     ("LOSS", _metric("train_loss")),
     ("VALID LOSS", _metric("full_valid_loss")),
-    ("MODEL", lambda checkpoint: checkpoint.fine_tuned_model_checkpoint),
     ("AGE", lambda checkpoint: ago(checkpoint.created_at)),
+    ("MODEL", lambda checkpoint: checkpoint.fine_tuned_model_checkpoint),
 )

@@ -12,6 +12,7 @@ from ftctl.commands.jobs import JobId
 from ftctl.failure import Failure
 from ftctl.objects import Object
 from ftctl.output import Format, Output, in_colour, print_table, show_data
+from ftd.v1 import jobs_pb2
 
 # Columns under second names for old plotting code; a table needs them once.
 COPIES = frozenset({"train_token_accuracy", "valid_token_accuracy"})
@@ -30,10 +31,7 @@ def results(
     with connect(context) as client:
         found = stream.job(client, job)
         if not found.result_files:
-            raise Failure(
-                f"{job} has no results: it is {found.status}",
-                hint=f"`ftctl events {job}` shows what it has measured so far",
-            )
+            raise _none(found)
         file_id = found.result_files[0]
         if file is not None:
             download.save(client, file_id, file)
@@ -48,6 +46,20 @@ def results(
         _print(rows)
     else:
         show_data(objects.listing(rows), [file_id], output)
+
+
+def _none(job: jobs_pb2.Job) -> Failure:
+    """Only a job that has succeeded has results; what another has measured, its events hold."""
+    if job.status not in stream.FINAL:
+        return Failure(
+            f"{job.id} has no results yet: it is {job.status}",
+            hint=f"`ftctl events {job.id}` shows what it has measured so far",
+        )
+    how = f"failed: {job.error.message}" if job.status == "failed" else "was cancelled"
+    return Failure(
+        f"{job.id} has no results: it {how}",
+        hint=f"`ftctl events {job.id} --limit 100` shows what it had measured",
+    )
 
 
 def _print(rows: list[Object]) -> None:

@@ -10,7 +10,7 @@ from ftd.host import cpu
 def discover(settings: Devices) -> tuple[Device, ...]:
     """Every NVIDIA GPU that is not excluded, in the driver's order; where there is none, the CPU.
 
-    A driver that is missing or broken is a logged warning, and the CPU.
+    A driver that is missing (logged at info) or broken (a warning) is the CPU too.
     """
     if settings.use == "cpu":
         return (cpu.device(),)

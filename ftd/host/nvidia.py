@@ -22,13 +22,16 @@ _T = TypeVar("_T")
 def devices(exclude: Collection[str]) -> tuple[Device, ...]:
     """Every GPU whose UUID is not excluded, in the driver's order.
 
-    A GPU that does not answer is left out, and without a driver there are none; both are warnings.
+    A GPU that does not answer is left out, and with a broken driver there are none; both are
+    warnings. A host that has no driver is nothing to warn about.
     """
     try:
         pynvml.nvmlInit()
         count = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError as error:
-        log.warning("no NVIDIA GPU can be used", extra={"nvml": str(error)})
+        usual = error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND  # a host without a driver
+        level = logging.INFO if usual else logging.WARNING
+        log.log(level, "no NVIDIA GPU can be used", extra={"nvml": str(error)})
         return ()
     found = tuple(gpu for index in range(count) if (gpu := _device(index)) is not None)
     for uuid in sorted(set(exclude) - {gpu.id for gpu in found}):

@@ -42,9 +42,13 @@ def test_submit_and_watch_to_the_end(daemon: Daemon, tmp_path: Path) -> None:
 
 def test_exit_codes_tell_how_a_job_ended(daemon: Daemon, tmp_path: Path) -> None:
     few = small_talk(tmp_path / "few.jsonl", 3)
-    failed = daemon.ftctl("submit", str(few), "--model", "tiny", "--watch", check=False)
+    refused = daemon.ftctl("submit", str(few), "--model", "tiny", "--watch", check=False)
+    assert refused.returncode == 1
+    file_id = daemon.ftctl("files", "upload", str(few)).stdout.strip()
+    failed = daemon.ftctl("submit", file_id, "--model", "tiny", "--watch", check=False)
     assert failed.returncode == 5
-    assert "must have at least 10 examples" in failed.stderr
+    for said in (refused.stderr, failed.stderr):
+        assert "Training file has 3 example(s), but must have at least 10 examples" in said
 
     many = small_talk(tmp_path / "many.jsonl", 200)
     job_id = daemon.ftctl(

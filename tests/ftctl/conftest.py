@@ -45,24 +45,28 @@ class Daemon:
             await self.server.stop(0)
             self.server = None
 
-    async def begin(self, *args: str, **env: str) -> asyncio.subprocess.Process:
+    async def begin(
+        self, *args: str, stdin: int = asyncio.subprocess.DEVNULL, **env: str
+    ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "ftctl",
             *args,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**self.env, **env},
         )
 
-    async def run(self, *args: str, **env: str) -> Ran:
-        return await ended(await self.begin(*args, **env))
+    async def run(self, *args: str, given: bytes | None = None, **env: str) -> Ran:
+        """A command to its end; `given` is its stdin."""
+        stdin = asyncio.subprocess.DEVNULL if given is None else asyncio.subprocess.PIPE
+        return await ended(await self.begin(*args, stdin=stdin, **env), given)
 
 
-async def ended(process: asyncio.subprocess.Process) -> Ran:
-    out, err = await asyncio.wait_for(process.communicate(), LIMIT_S)
+async def ended(process: asyncio.subprocess.Process, given: bytes | None = None) -> Ran:
+    out, err = await asyncio.wait_for(process.communicate(given), LIMIT_S)
     return Ran(process.returncode, out.decode(), err.decode())
 
 

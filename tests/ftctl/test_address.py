@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from ftctl import address
+from ftctl import address, starting
 from ftctl.failure import Failure, Status
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(starting, "START_S", 0.0)  # other tests start daemons beside us
     for variable in ("FTD_ADDR", "FTD_API_KEY", "FTD_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -40,6 +41,19 @@ def test_the_homes_socket_goes_before_the_systems(home: Path, tmp_path: Path) ->
     assert address.target(None) == f"unix:{system}"
     (home / "ftd.sock").unlink()
     bind(home / "ftd.sock")
+    assert address.target(None) == f"unix:{home / 'ftd.sock'}"
+
+
+def test_a_socket_that_a_killed_daemon_left_goes_after_one_that_answers(
+    home: Path, tmp_path: Path
+) -> None:
+    bind(home / "ftd.sock")
+    system = tmp_path / "run" / "ftd.sock"
+    system.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(system))
+        listening.listen()
+        assert address.target(None) == f"unix:{system}"
     assert address.target(None) == f"unix:{home / 'ftd.sock'}"
 
 

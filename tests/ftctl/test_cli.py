@@ -1,11 +1,20 @@
 """ftctl itself: addresses, keys, exit statuses, and streams that others close."""
 
 import asyncio
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+import ftctl.cli
+import ftd.__main__
+from ftd import __version__
+from ftd.core.errors import FtdError, Kind
 from tests.api.grpc.fake_door import KEY
 from tests.ftctl.conftest import Daemon
 
@@ -40,6 +49,53 @@ async def test_no_daemon_is_unreachable(daemon: Daemon) -> None:
     ran = await daemon.run("--addr", "127.0.0.1:1", "list")
     assert ran.status == 7
     assert ran.err.startswith("ftctl: the daemon at 127.0.0.1:1 cannot be reached\n")
+
+
+async def test_a_port_that_speaks_no_grpc_is_said_to_be_another(daemon: Daemon) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as rest:
+        host, port = rest.sockets[0].getsockname()
+        ran = await daemon.run("--addr", f"{host}:{port}", "list")
+    assert ran.status == 7
+    assert f"what answers at {host}:{port} does not speak gRPC" in ran.err
+    assert "REST port" in ran.err
+
+
+async def test_what_no_key_would_allow_is_not_blamed_on_the_key(daemon: Daemon) -> None:
+    """PERMISSION_DENIED is the answer to somebody whose key is known."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise FtdError(Kind.FORBIDDEN, "Base models stay.")
+
+    daemon.door.jobs.cancel = refuse  # type: ignore[method-assign, assignment]
+    ran = await daemon.run("cancel", "ftjob-1")
+    assert (ran.status, ran.err) == (4, "ftctl: Base models stay.\n")
+
+
+async def test_the_version_and_the_help_of_nothing(daemon: Daemon) -> None:
+    ran = await daemon.run("--version")
+    assert (ran.status, ran.out) == (0, f"ftctl {__version__}\n")
+    bare = await daemon.run()
+    assert "submit" in bare.out + bare.err
+
+
+def paths(group: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """Every command of a program, groups and the program itself included."""
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from paths(command, *path, name)
+
+
+@pytest.mark.parametrize("program", [ftctl.cli.app, ftd.__main__.app], ids=["ftctl", "ftd"])
+def test_help_has_arguments_in_capitals_and_whole_sentences(program: typer.Typer) -> None:
+    for path in paths(typer.main.get_command(program)):
+        shown = CliRunner().invoke(program, [*path, "--help"]).output
+        assert not re.search(r"Usage:.*\{[^}]*[a-z]", shown), shown
+        assert " ." not in re.sub(r" \.[a-z]", "", shown), shown  # but of .jsonl
 
 
 async def test_another_machine_is_refused(daemon: Daemon) -> None:

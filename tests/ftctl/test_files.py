@@ -63,6 +63,13 @@ async def test_check_of_a_local_file_leaves_nothing(daemon: Daemon, text: str, s
     assert ran.status == status
 
 
+@pytest.mark.parametrize(("examples", "warned"), [(9, True), (10, False)])
+async def test_check_of_few_examples_warns(daemon: Daemon, examples: int, warned: bool) -> None:
+    ran = await daemon.run("files", "check", write(daemon, "a.jsonl", "{}\n" * examples))
+    assert ran.status == 0
+    assert ("must have at least 10 examples" in ran.err) is warned
+
+
 async def test_check_of_an_uploaded_file_keeps_it(daemon: Daemon) -> None:
     await daemon.run("files", "upload", write(daemon, "a.jsonl", BAD))
     ran = await daemon.run("files", "check", "file-1")
@@ -81,7 +88,7 @@ async def test_check_of_what_is_no_training_data(daemon: Daemon) -> None:
 async def test_list_and_show(daemon: Daemon) -> None:
     await daemon.run("files", "upload", write(daemon, "a.jsonl", "{}\n"))
     table = await daemon.run("files", "list")
-    assert table.out.splitlines()[1].split()[:4] == ["file-1", "a.jsonl", "fine-tune", "processed"]
+    assert table.out.splitlines()[1].split()[:4] == ["file-1", "processed", "3", "B"]
     listed = json.loads((await daemon.run("files", "list", "-o", "json")).out)
     assert (listed["first_id"], listed["last_id"], listed["has_more"]) == (
         "file-1",

@@ -185,6 +185,12 @@ async def test_logs_are_text_whatever_the_trainer_wrote(daemon: Daemon, job: str
     assert ran.out == "loading\n 10%\n100%\n\\x1b[31mred\\x1b[0m\ufffd\n"
 
 
+async def test_logs_of_a_job_that_wrote_nothing_say_so(daemon: Daemon, job: str) -> None:
+    ran = await daemon.run("logs", job)
+    assert (ran.status, ran.out) == (0, "")
+    assert ran.err == f"{job} has written nothing; `ftctl events {job}` shows what it told\n"
+
+
 async def test_a_watch_on_a_terminal_is_a_live_bar(daemon: Daemon, job: str) -> None:
     terminal, ours = pty.openpty()
     process = await asyncio.create_subprocess_exec(

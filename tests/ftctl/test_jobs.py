@@ -6,6 +6,7 @@ import json
 import pytest
 import yaml
 
+from ftd.core.dataset import too_few
 from ftd.core.hyperparams import Hyperparameters, Requested
 from ftd.core.job import Checkpoint, JobError, State
 from tests.ftctl.conftest import Daemon
@@ -68,6 +69,15 @@ async def test_submit_of_faulty_data_shows_the_lines_and_leaves_nothing(daemon: 
     assert daemon.door.jobs.created == []
 
 
+async def test_submit_of_too_few_examples_is_refused_in_the_jobs_words(daemon: Daemon) -> None:
+    few = write(daemon, "few.jsonl", "{}\n" * 9)
+    ran = await daemon.run("submit", few, "--model", "smollm2")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"ftctl: {too_few(9, 'training_file').message}\n")
+    assert daemon.door.files.rows == {}
+    assert daemon.door.jobs.created == []
+
+
 async def test_submit_of_no_job_leaves_nothing(daemon: Daemon) -> None:
     data = write(daemon, "train.jsonl", GOOD)
     ran = await daemon.run("submit", data, "--model", "smollm2", "--epochs", "0")
@@ -110,7 +120,7 @@ async def test_list_in_every_format(daemon: Daemon) -> None:
         await submitted(daemon)
     table = await daemon.run("list", "--limit", "2")
     header, *rows = table.out.splitlines()
-    assert header.split() == ["JOB", "STATUS", "MODEL", "PROGRESS", "AGE", "REMARK"]
+    assert header.split() == ["JOB", "STATUS", "STEP", "AGE", "MODEL", "REMARK"]
     assert [row.split()[0] for row in rows] == ["ftjob-3", "ftjob-2"]
     assert "no device is free" in rows[0]
     assert "--after ftjob-2" in table.err

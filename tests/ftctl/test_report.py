@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
+
 from ftctl import report
 from ftd.api.grpc import convert
-from ftd.core.dataset import Caution, Fault, Format, Report
+from ftd.core.dataset import MIN_EXAMPLES, Caution, Fault, Format, Report, too_few
 from ftd.core.file import File, FileStatus
 from ftd.core.statistics import RepeatedReply, Statistics
 from ftd.v1 import files_pb2
@@ -79,6 +81,32 @@ def test_the_first_faults_in_full_and_the_rest_counted() -> None:
     assert first == "a.jsonl has 1,234 faults:"
     assert second == "  line 1, messages[0]: Fault 1. Mend it."
     assert last == "  and 1,229 more"
+
+
+def test_a_line_is_numbered_once() -> None:
+    """The message is OpenAI's, with two more numbers of its own."""
+    told = (
+        "Invalid file format. Example 7 cannot be parsed. Error: line contains invalid json: "
+        "Expecting ',' delimiter: line 1 column 79 (char 78) (line 7)"
+    )
+    found = Report(faults=(replace(fault(7), message=told),), fault_count=1)
+    failure = report.failure("a.jsonl", message(found, FileStatus.ERROR))
+    assert failure.message.splitlines()[1] == (
+        "  line 7: Invalid file format. Example 7 cannot be parsed. Error: line contains invalid "
+        "json: Expecting ',' delimiter: column 79. Mend it."
+    )
+
+
+@pytest.mark.parametrize("examples", [0, 9, 10])
+def test_too_few_examples_in_the_words_of_the_job(examples: int) -> None:
+    said = report.too_few(message(Report(examples=examples)))
+    least = MIN_EXAMPLES["training_file"]
+    assert said == ("" if examples >= least else too_few(examples, "training_file").message)
+
+
+def test_nothing_is_said_of_a_file_whose_check_still_runs_or_found_faults() -> None:
+    assert report.too_few(message(None, FileStatus.UPLOADED)) == ""
+    assert report.too_few(message(Report(examples=1), FileStatus.ERROR)) == ""
 
 
 def test_a_fault_of_the_whole_file_names_no_line() -> None:

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from ftctl.plot import losses
 from ftd.core import results
-from ftd.core.job import State
+from ftd.core.job import JobError, State
 from tests.ftctl.conftest import Daemon
 
 STEPS = [
@@ -33,7 +32,11 @@ def succeed(daemon: Daemon, job: str) -> str:
 async def test_a_job_without_results_says_so(daemon: Daemon, job: str) -> None:
     ran = await daemon.run("results", job)
     assert (ran.status, ran.out) == (1, "")
-    assert "has no results: it is queued" in ran.err
+    assert "has no results yet: it is queued" in ran.err
+    daemon.door.jobs.finish(job, State.FAILED, error=JobError(code="x", message="It was bad."))
+    ran = await daemon.run("results", job)
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"ftctl: {job} has no results: it failed: It was bad.\n")
 
 
 async def test_as_a_table_and_as_json(daemon: Daemon, job: str) -> None:
@@ -64,13 +67,5 @@ async def test_as_a_picture_without_colours_in_a_pipe(daemon: Daemon, job: str) 
     assert ran.status == 0
     assert "\x1b" not in ran.out
     assert max(map(len, ran.out.splitlines())) <= 80
-    for curve in ("training", "validation, one batch", "validation, whole file"):
+    for curve in ("t  training", "v  validation, one batch", "F  validation, whole file"):
         assert curve in ran.out
-
-
-def test_a_picture_of_nothing_and_of_one_point() -> None:
-    row: dict[str, float | None] = {"step": 1, "train_loss": None, "valid_loss": None}
-    row["full_valid_loss"] = None
-    assert "training" not in losses([], colour=False)
-    assert "training" not in losses([row], colour=False)
-    assert "training" in losses([{**row, "train_loss": 2.0}], colour=False)
