@@ -28,12 +28,16 @@ from ftd.host.home import Home
 from ftd.launch.local import LocalLauncher
 from ftd.metrics import Metrics
 from ftd.runner.runner import Rooms
+from ftd.service.chat import Chat
 from ftd.service.door import Door
 from ftd.service.files import FileRooms, Files
 from ftd.service.jobs import Jobs
 from ftd.service.keys import Keys
 from ftd.service.models import Models
 from ftd.service.node import Node
+from ftd.serving.handoff import Handoff
+from ftd.serving.pool import Pool
+from ftd.serving.worker import Rooms as ServingRooms
 from ftd.store.db import Database
 from ftd.store.store import Store
 
@@ -62,6 +66,8 @@ class House:
 
     door: Door
     engine: Engine
+    pool: Pool
+    handoff: Handoff | None
     home: Home
 
 
@@ -97,6 +103,7 @@ async def _serve(settings: Settings, home: Home) -> int:
             running.result()  # the engine never ends by itself: this raises what ended it
         running.cancel()
         await asyncio.gather(running, stopped, return_exceptions=True)
+        await house.pool.stop()  # before the faces close, so that open answers end with a reason
         alive = await house.engine.rooms.store.running()
     log.info("stopped", extra={"running_jobs": alive})
     if alive:
@@ -110,6 +117,8 @@ async def _run(house: House) -> None:
         group.create_task(house.engine.run())
         group.create_task(_sweep(house))
         group.create_task(_feel_lag(house.engine.rooms.metrics))
+        if house.handoff is not None:
+            group.create_task(house.handoff.run())
 
 
 async def _sweep(house: House) -> None:
@@ -143,17 +152,6 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
         store = Store(database, clock, ids)
         launcher = LocalLauncher(home=home.root, log_bytes=settings.limits.log_bytes)
         lendable: tuple[Device, ...] = devices.discover(settings.devices)
-        files = Files(FileRooms(store=store, home=home, limits=settings.limits, metrics=metrics))
-        door = Door(
-            keys=Keys.at(home.root / "admin.key", secrets.choice),
-            files=files,
-            jobs=Jobs(store, settings, launcher, bell),
-            models=Models(store, home, settings),
-            node=Node(store, home, metrics, lendable, devices.read),
-            settings=settings,
-        )
-        await files.recover()
-        await door.models.recover()
         rooms = Rooms(
             store=store,
             launcher=launcher,
@@ -162,12 +160,48 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
             clock=clock,
             home=home,
         )
-        engine = Engine(rooms, bell, lendable, alive=systemd.watchdog)
-        yield House(door=door, engine=engine, home=home)
-        await files.close()
+        pool = Pool(
+            ServingRooms(
+                store=store,
+                launcher=launcher,
+                settings=settings,
+                metrics=metrics,
+                clock=clock,
+                home=home,
+                bell=bell,
+            )
+        )
+        handoff = _handoff(settings, store, home, bell)
+        door = Door(
+            keys=Keys.at(home.root / "admin.key", secrets.choice),
+            files=Files(FileRooms(store=store, home=home, limits=settings.limits, metrics=metrics)),
+            jobs=Jobs(store, settings, launcher, bell),
+            models=Models(store, home, settings),
+            node=Node(store, home, metrics, lendable, devices.read),
+            chat=Chat(store, settings, pool, handoff),
+            settings=settings,
+        )
+        await door.files.recover()
+        await door.models.recover()
+        for server in await store.recover_servers():
+            await launcher.discard(server.launch)
+        engine = Engine(rooms, bell, lendable, pool, alive=systemd.watchdog)
+        yield House(door=door, engine=engine, pool=pool, handoff=handoff, home=home)
+        await pool.stop()
+        if handoff is not None:
+            await handoff.close()
+        await door.files.close()
         await launcher.close()
     finally:
         await database.close()
+
+
+def _handoff(settings: Settings, store: Store, home: Home, bell: Bell) -> Handoff | None:
+    if settings.serving.backend == "embedded":
+        return None
+    from ftd.serving.vllm import Vllm  # and with it an HTTP client that is of no use otherwise
+
+    return Vllm(settings.serving, store, home, bell)
 
 
 @asynccontextmanager

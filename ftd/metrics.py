@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from ftd.core.job import FINAL
 
 FAST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 STEP_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 LONG_S = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
 
@@ -27,6 +28,7 @@ class Metrics:
         build.labels(version).set(1)
         self.queue = Queue(self._registry)
         self.training = Training(self._registry)
+        self.serving = Serving(self._registry)
         self.devices = Devices(self._registry)
         self.store = Storage(self._registry)
         self.api = Api(self._registry)
@@ -144,6 +146,44 @@ class Training:
             gauge.remove_by_labels({"job_id": job_id})
 
 
+class Serving:
+    """Requests for answers, by the base model at the root of what was asked for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Gauge(
+            "ftd_inference_requests",
+            "Requests that run (their prompt is read) or wait.",
+            ["state", "base"],
+            registry=registry,
+        )
+        self.first_token = Histogram(
+            "ftd_inference_time_to_first_token_seconds",
+            "From a request, through any wait for a device, to the first piece of its answer.",
+            ["base"],
+            buckets=TOKEN_S,
+            registry=registry,
+        )
+        self.inter_token = Histogram(
+            "ftd_inference_inter_token_latency_seconds",
+            "Between pieces of one answer, most often one token each.",
+            ["base"],
+            buckets=TOKEN_S,
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "ftd_inference_tokens_total",
+            "Tokens read of prompts, taken over from earlier requests (cached), and written.",
+            ["kind", "base"],
+            registry=registry,
+        )
+        self.adapters = Gauge(
+            "ftd_inference_adapters", "Adapters loaded.", ["base"], registry=registry
+        )
+        self.workers = Gauge(
+            "ftd_inference_workers", "Inference workers.", ["base"], registry=registry
+        )
+
+
 class Devices:
     """What is lendable, what is lent, and what the sensors say."""
 
@@ -155,7 +195,9 @@ class Devices:
         def of_device(name: str, help_: str) -> Gauge:
             return Gauge(name, help_, ["device"], registry=registry)
 
-        self.allocated = of_device("ftd_device_allocated", "1 while a job leases it.")
+        self.allocated = of_device(
+            "ftd_device_allocated", "1 while a job or an inference worker leases it."
+        )
         self.utilization = of_device("ftd_device_utilization_ratio", "How busy it is, 0 to 1.")
         self.used = of_device("ftd_device_memory_used_bytes", "Memory in use.")
         self.total = of_device("ftd_device_memory_total_bytes", "Memory in all.")

@@ -31,6 +31,14 @@ class Ids:
     def request(self) -> str:
         return "req_" + self._draw(24)
 
+    def chat(self) -> str:
+        """Names one answer to a conversation."""
+        return "chatcmpl-" + self._draw(24)
+
+    def text(self) -> str:
+        """Names one answer to a text."""
+        return "cmpl-" + self._draw(24)
+
     def launch(self) -> str:
         """Names a run directory and its shim."""
         return "run-" + self._draw(12)

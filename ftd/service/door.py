@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ftd.config import Settings
+from ftd.service.chat import Chat
 from ftd.service.files import Files
 from ftd.service.jobs import Jobs
 from ftd.service.keys import Keys
@@ -17,4 +18,5 @@ class Door:
     jobs: Jobs
     models: Models
     node: Node
+    chat: Chat
     settings: Settings

@@ -22,6 +22,10 @@ def test_no_heavy_module_is_loaded(module: str) -> None:
     assert not loaded_by(module) & HEAVY
 
 
+def test_no_http_client_is_loaded_before_a_hand_off() -> None:
+    assert not {"httpx2", "httpcore2", "ftd.serving.vllm"} & loaded_by("ftd.daemon")
+
+
 def test_the_client_starts_without_the_server() -> None:
     loaded = loaded_by("ftctl.cli")
     assert not {"fastapi", "aiosqlite", "pydantic", "uvicorn"} & loaded

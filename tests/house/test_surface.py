@@ -6,7 +6,7 @@ from prometheus_client import Metric
 import ftctl.cli
 import ftd.__main__
 from ftd.metrics import Metrics
-from ftd.v1 import files_pb2, jobs_pb2, models_pb2, node_pb2
+from ftd.v1 import chat_pb2, files_pb2, jobs_pb2, models_pb2, node_pb2
 
 RPCS = {
     "Files": {"UploadFile", "ListFiles", "GetFile", "DeleteFile", "GetFileContent"},
@@ -14,14 +14,15 @@ RPCS = {
         "CreateJob", "ListJobs", "GetJob", "CancelJob", "ListEvents", "ListCheckpoints",
         "WatchEvents", "GetLogs",
     },
-    "Models": {"AddModel", "ListModels", "GetModel", "DeleteModel"},
+    "Chat": {"Complete"},
+    "Models": {"AddModel", "ListModels", "GetModel", "DeleteModel", "ExportModel"},
     "Node": {"ListDevices"},
 }  # fmt: skip
 
 FTD = {"serve", "check", "demo"}
 FTCTL = {
     "submit", "list", "show", "events", "watch", "wait", "logs", "cancel", "checkpoints", "results",
-    "files", "models", "devices",
+    "files", "models", "devices", "chat", "compare",
 }  # fmt: skip
 
 METRICS = {
@@ -36,14 +37,16 @@ METRICS = {
     "ftd_events", "ftd_db_size_bytes", "ftd_db_transaction_duration_seconds",
     "ftd_storage_free_bytes", "ftd_event_loop_lag_seconds", "ftd_http_request_duration_seconds",
     "grpc_server_handled", "grpc_server_handling_seconds",
-    "ftd_upload_bytes", "ftd_uploads_in_progress",
+    "ftd_upload_bytes", "ftd_uploads_in_progress", "ftd_inference_requests",
+    "ftd_inference_time_to_first_token_seconds", "ftd_inference_inter_token_latency_seconds",
+    "ftd_inference_tokens", "ftd_inference_adapters", "ftd_inference_workers",
 }  # fmt: skip
 
 
 def test_rpcs() -> None:
     services = {
         service.name: {method.name for method in service.methods}
-        for module in (files_pb2, jobs_pb2, models_pb2, node_pb2)
+        for module in (chat_pb2, files_pb2, jobs_pb2, models_pb2, node_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
     }
     assert services == RPCS
