@@ -58,7 +58,7 @@ def serve(
 
     settings = load(config, home=home, rest=rest, grpc=tuple(grpc) if grpc else None)
     logs.set_up(settings.log_level)
-    raise typer.Exit(run(settings))
+    run(settings)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import NoReturn
 
 from ftd import __version__
 from ftd.api.grpc import server as grpc_server
@@ -71,23 +72,24 @@ class House:
     home: Home
 
 
-def serve(settings: Settings) -> int:
-    """Run the daemon until SIGTERM or SIGINT; returns the exit status.
+def serve(settings: Settings) -> NoReturn:
+    """Run the daemon until SIGTERM or SIGINT, which ends the process. Running jobs go on.
 
-    Raises FtdError for what its owner can mend. Running jobs go on without the daemon.
+    Raises FtdError for what its owner can mend; exits 75 when there is a daemon already.
     """
     os.umask(0o077)
     home = Home(settings.home)
     home.make()
     try:
         with lock.hold(home.root / "daemon.lock"):
-            return asyncio.run(_serve(settings, home))
+            asyncio.run(_serve(settings, home))
     except lock.Held as held:
         print(f"ftd: {held}", file=sys.stderr)  # noqa: T201
-        return EX_TEMPFAIL
+        sys.exit(EX_TEMPFAIL)
+    raise AssertionError("_serve ends the process")
 
 
-async def _serve(settings: Settings, home: Home) -> int:
+async def _serve(settings: Settings, home: Home) -> NoReturn:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -109,7 +111,15 @@ async def _serve(settings: Settings, home: Home) -> int:
     if alive:
         jobs = "job goes" if alive == 1 else "jobs go"
         print(f"ftd: stopped; {alive} running {jobs} on without it", flush=True)  # noqa: T201
-    return 0
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """End now, and not when the last thread has: one that copies or hashes a model may take
+    minutes, and the next daemon does its work again."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 async def _run(house: House) -> None:
