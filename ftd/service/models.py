@@ -4,13 +4,16 @@ import asyncio
 import logging
 import shutil
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ftd.config import Settings
 from ftd.core.errors import FtdError, Kind, invalid, no_such_model
-from ftd.core.models import Model, ModelKind, is_base_name
+from ftd.core.models import Model, ModelKind, is_base_name, is_full
 from ftd.host.home import Home
 from ftd.launch.tool import run_tool
+from ftd.service.exports import Exported, Exports
 from ftd.service.keys import Actor
 from ftd.store import jobs, models
 from ftd.store.db import Transaction
@@ -22,13 +25,14 @@ ADD_S = 4 * 3600.0  # a large model over a slow line
 
 
 class Models:
-    """Add, look at and delete models."""
+    """Add, look at, export and delete models."""
 
     def __init__(self, store: Store, home: Home, settings: Settings) -> None:
         self._store = store
         self._home = home
         self._settings = settings
         self._adding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._exports = Exports(home)
 
     async def add(self, actor: Actor, *, name: str, source: str) -> Model:
         """Fetch, check, copy and convert a base model; returns when it is usable.
@@ -78,6 +82,23 @@ class Models:
             raise no_such_model(name)
         return model
 
+    @asynccontextmanager
+    async def export(
+        self, actor: Actor, name: str, form: str | None = None
+    ) -> AsyncIterator[Exported]:
+        """A model's files for other programs, merged or converted first where that is asked.
+
+        `form` is adapter, merged or gguf; None is what the model is. Raises NOT_FOUND, INVALID
+        for a form that the model cannot have, NO_SPACE.
+        """
+        model = await self.get(actor, name)
+        base = model if is_full(model) else await models.any_named(self._store.db, model.base)
+        if base is None:
+            raise no_such_model(model.base)
+        async with self._exports.export(model, base, form) as exported:
+            log.info("model exported", extra={"model": model.name, "form": exported.form})
+            yield exported
+
     async def delete(self, actor: Actor, name: str, *, bases: bool = False) -> None:
         """Hide a model now; its bytes go when the last attempt that uses them has ended.
 
@@ -123,7 +144,8 @@ class Models:
             await asyncio.to_thread(shutil.rmtree, self._home.root / path, ignore_errors=True)
 
     async def recover(self) -> None:
-        """After a start: remove what an interrupted `add`, publication or purge left."""
+        """After a start: remove what an interrupted `add`, export, publication or purge left."""
+        await self._exports.recover()
         known = await models.unpurged_paths(self._store.db)
         for path in (*self._home.models.iterdir(), *self._home.adapters.iterdir()):
             if str(path.relative_to(self._home.root)) not in known:

