@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from ftd import __version__
-from ftd.api.rest import errors, files, jobs, models, node
+from ftd.api.rest import chat, completions, errors, files, jobs, models, node
 from ftd.api.rest.auth import Authentication
 from ftd.api.rest.ledger import Ledger, Observe
 from ftd.core.ids import Ids
@@ -37,6 +37,6 @@ def create_app(door: Door, observe: Observe) -> FastAPI:
         ],
     )
     app.state.door = door
-    for room in (files, jobs, models, node):
+    for room in (files, jobs, models, chat, completions, node):
         app.include_router(room.router)
     return app

@@ -32,14 +32,21 @@ class ErrorBody(BaseModel):
 def response(error: FtdError, headers: Mapping[str, str] | None = None) -> Response:
     """The answer to a failed request; 401 says how to do better."""
     kind = error.kind
-    detail = ErrorDetail(
-        message=error.message, type=kind.openai_type, param=error.param, code=error.code
-    )
     extra = dict(headers or {})
     if kind is Kind.UNAUTHENTICATED:
         extra["WWW-Authenticate"] = 'Bearer realm="ftd"'
-    body = ErrorBody(error=detail).model_dump()
-    return JSONResponse(body, status_code=kind.http_status, headers=extra)
+    return JSONResponse(body(error).model_dump(), status_code=kind.http_status, headers=extra)
+
+
+def body(error: FtdError) -> ErrorBody:
+    return ErrorBody(
+        error=ErrorDetail(
+            message=error.message,
+            type=error.kind.openai_type,
+            param=error.param,
+            code=error.code,
+        )
+    )
 
 
 def internal(request_id: str) -> FtdError:

@@ -20,6 +20,7 @@ from ftd.core.models import Model, ModelKind
 from ftd.host.home import Home
 from ftd.launch.local import LocalLauncher
 from ftd.metrics import Metrics
+from ftd.service.chat import Chat
 from ftd.service.door import Door
 from ftd.service.files import FileRooms, Files
 from ftd.service.jobs import Jobs
@@ -29,6 +30,7 @@ from ftd.service.node import Node
 from ftd.store import files, models
 from ftd.store.db import Database
 from ftd.store.store import Store
+from tests.api.rest.scripted import ScriptedHandoff, ScriptedPool
 
 KEY = "ftd-a-key-for-tests-alone"
 BASE = "tiny"
@@ -53,6 +55,8 @@ class Face:
     store: Store
     home: Home
     server: RunningServer
+    pool: ScriptedPool
+    handoff: ScriptedHandoff
     observed: list[tuple[str, str, int, float]] = field(default_factory=list)
 
     @property
@@ -115,6 +119,8 @@ async def serving(settings: config.Settings) -> AsyncIterator[Face]:
         stack.push_async_callback(database.close)
         await database.open()
         store = Store(database, HandClock(), Ids(random.Random(1).choice))
+        pool, handoff = ScriptedPool(), ScriptedHandoff()
+        taken_over = settings.serving.backend != "embedded"
         rooms = FileRooms(store=store, home=home, limits=settings.limits, metrics=metrics)
         door = Door(
             keys=Keys(KEY),
@@ -122,13 +128,14 @@ async def serving(settings: config.Settings) -> AsyncIterator[Face]:
             jobs=Jobs(store, settings, LocalLauncher(home.root), bell),
             models=Models(store, home, settings),
             node=Node(store, home, metrics, (), lambda _devices: ()),
+            chat=Chat(store, settings, pool, handoff if taken_over else None),
             settings=settings,
         )
         stack.push_async_callback(door.files.close)
         observed: list[tuple[str, str, int, float]] = []
         server = await serve(door, "127.0.0.1", 0, lambda *seen: observed.append(seen))
         stack.push_async_callback(server.stop)
-        face = Face(door, store, home, server, observed)
+        face = Face(door, store, home, server, pool, handoff, observed)
         await face.put_model(BASE, ModelKind.BASE)
         yield face
 

@@ -3,7 +3,7 @@
 import httpx2
 from fastapi.routing import APIRoute
 
-from ftd.api.rest import files, jobs, models, node
+from ftd.api.rest import chat, completions, files, jobs, models, node
 
 # Adding a route means editing this table: a moment to doubt.
 SURFACE = {
@@ -23,6 +23,8 @@ SURFACE = {
     "listModels": ("GET", "/v1/models"),
     "retrieveModel": ("GET", "/v1/models/{model}"),
     "deleteModel": ("DELETE", "/v1/models/{model}"),
+    "createChatCompletion": ("POST", "/v1/chat/completions"),
+    "createCompletion": ("POST", "/v1/completions"),
     "health": ("GET", "/healthz"),
     "readiness": ("GET", "/readyz"),
     "metrics": ("GET", "/metrics"),
@@ -39,8 +41,8 @@ async def test_the_surface(http: httpx2.AsyncClient) -> None:
     assert found == SURFACE
     hidden = {
         route.path
-        for router in (files.router, jobs.router, models.router, node.router)
-        for route in router.routes
+        for room in (files, jobs, models, chat, completions, node)
+        for route in room.router.routes
         if isinstance(route, APIRoute) and not route.include_in_schema
     }
     assert hidden == {"/openapi.json"}

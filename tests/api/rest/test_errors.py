@@ -58,6 +58,7 @@ BAD_JSON = [
     (b"{'model': 1}", "invalid_json", "could not parse the JSON body"),
     (b'{"seed": NaN}', "invalid_json", "line 1 column"),
     (b'{"seed": -Infinity}', "invalid_json", "line 1 column"),
+    (b'{"seed": ' + b"[" * 65 + b"]" * 65 + b"}", "invalid_json", "nests deeper than 64 levels"),
     (b'{"suffix": "\\ud800"}', "invalid_json", "hex escape"),
     (b'{"suffix": "\xff"}', "invalid_json", "line 1 column"),
     (b"\xef\xbb\xbf{}", "invalid_json", "line 1 column 1"),
