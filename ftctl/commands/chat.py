@@ -25,10 +25,15 @@ class Form(StrEnum):
 
 def chat(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A base or tuned model, a checkpoint, an alias.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A base or tuned model, a checkpoint, an alias.")
+    ],
     prompt: Annotated[
         str | None,
-        typer.Argument(help="What to ask; - reads it from stdin. Without it: a conversation."),
+        typer.Argument(
+            metavar="PROMPT",
+            help="What to ask; - reads it from stdin. Without it: a conversation.",
+        ),
     ] = None,
     system: Annotated[str | None, typer.Option(help="The system's message.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy. Default: 1.")] = None,

@@ -71,13 +71,17 @@ class Tally:
 
 def compare(
     context: typer.Context,
-    model_a: Annotated[str, typer.Argument(help="A base or tuned model, a checkpoint, an alias.")],
-    model_b: Annotated[str, typer.Argument(help="Another.")],
+    model_a: Annotated[
+        str,
+        typer.Argument(metavar="MODEL_A", help="A base or tuned model, a checkpoint, an alias."),
+    ],
+    model_b: Annotated[str, typer.Argument(metavar="MODEL_B", help="Another.")],
     prompts: Annotated[
         Path,
         typer.Argument(
+            metavar="PROMPTS",
             help="Lines of a training file; the assistant's last message, or the completion, is "
-            "the reference. A line may also be an object with a prompt alone."
+            "the reference. A line may also be an object with a prompt alone.",
         ),
     ],
     grader: Annotated[

@@ -78,7 +78,7 @@ def show(
 @app.command()
 def export(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The model's name, or an alias.")],
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name, or an alias.")],
     to: Annotated[Path, typer.Option("--to", help="A directory that is empty or not there yet.")],
     form: Annotated[
         Form | None,
