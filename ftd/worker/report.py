@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 
 from ftd.core.wire import (
@@ -71,10 +72,13 @@ class Asked:
 
     The flags only ever go up, so a thread and a signal handler may both raise them without a
     lock. A stop without saving outweighs one with it: who cancels a job wants no checkpoint.
+    `wake` is called after each wish, for a worker that waits between two steps; it must be
+    reentrant, as a SimpleQueue's put is.
     """
 
     def __init__(self) -> None:
         self.stop = False
+        self.wake: Callable[[], None] = _sleep_on
         self._discard = False
 
     @property
@@ -86,6 +90,11 @@ class Asked:
         if not stop.save:
             self._discard = True
         self.stop = True
+        self.wake()
+
+
+def _sleep_on() -> None:
+    """Nobody waits."""
 
 
 class Inbox:

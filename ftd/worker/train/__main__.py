@@ -1,96 +1,29 @@
-"""The trainer as a program: started idle by a shim, assigned one job, gone when it has ended.
+"""The trainer as a program: one job, from its spec to Done, Stopped or Failed (see program)."""
 
-    stdin                an AF_UNIX stream: commands come as JSON lines, the first with the locks
-    FTD_FACTS_FD         the number of the pipe that takes facts
-    FTD_SHIM_PID         the parent that this process may not outlive
-    current directory    the run directory, with in/ and out/
-    stdout, stderr       the log; SIGUSR1 writes every thread's stack there
-
-It exits 0 whenever it has said how the job ended, failures included; any other end is a loss.
-"""
-
-import ctypes
-import errno
-import faulthandler
-import importlib.metadata
-import logging
-import os
-import signal
-import socket
 import sys
-import traceback
 from pathlib import Path
 
-from ftd.core.errors import FtdError
 from ftd.core.spec import TrainSpec
-from ftd.core.wire import Accepted, Failed, Started, Stop
+from ftd.core.wire import Accepted, Assign
+from ftd.worker import program
 from ftd.worker.report import Inbox, Report
 
-PR_SET_PDEATHSIG = 1
-_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",  # nothing is ever looked up on the network
-    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # lengths vary: fragment less
-    "TOKENIZERS_PARALLELISM": "false",
-}
 _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 
 
 def main() -> int:
-    die_with(int(os.environ["FTD_SHIM_PID"]))
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    work()
-    return 0
+    return program.run("trainer", _LIBRARIES, load)
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends; exit if it has already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:
-        sys.exit(f"the trainer's parent is {os.getppid()}, not its shim {parent}")
+def load() -> program.Work:
+    from ftd.worker.train.loop import attempt
 
-
-def work() -> None:
-    """Load everything, wait for a job, do it, and say how it ended."""
-    facts = int(os.environ["FTD_FACTS_FD"])
-    os.set_inheritable(facts, False)  # a helper that outlives us must not hold the pipe open
-    report = Report(facts)
-    inbox = Inbox(socket.socket(fileno=sys.stdin.fileno()))
-    signal.signal(signal.SIGTERM, lambda *_: inbox.ask(Stop(save=True)))
-    try:
-        # Four seconds of imports: that is why a trainer is started before it is needed.
-        from ftd.worker.train.loop import attempt
-
-        versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-        report(Started(pid=os.getpid(), libraries=versions))
-        assignment = inbox.assignment()
-        if assignment is None:
-            return
+    def work(assignment: Assign, report: Report, inbox: Inbox) -> None:
         spec = TrainSpec.model_validate_json(Path(assignment.spec).read_bytes())
         report(Accepted(job=assignment.job, attempt=assignment.attempt))
         report(attempt(spec, Path(), report, inbox.asked))
-    except Exception as error:  # noqa: BLE001 - the one place where any fault becomes a fact
-        traceback.print_exc()
-        report(failure(error))
 
-
-def failure(error: Exception) -> Failed:
-    """What went wrong, in words for people; the traceback is in the log."""
-    match error:
-        case FtdError():
-            return Failed(code=error.code or "invalid", message=error.message, param=error.param)
-        case MemoryError():
-            return Failed(code="out_of_memory", message="The host has no memory left.")
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            return Failed(code="no_space", message=f"The disk is full: {error.strerror}.")
-    reason = next(iter(str(error).splitlines()), "no reason given")
-    message = f"The trainer met an unexpected {type(error).__name__}: {reason}"
-    return Failed(code="trainer_error", message=message)
+    return work
 
 
 if __name__ == "__main__":

@@ -5,12 +5,9 @@ what is trained in float32 under autocast, because a step of 1e-5 is lost in the
 bfloat16 weight; so full fine-tuning keeps the whole model in float32.
 """
 
-import contextlib
 import copy
-import importlib
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -20,11 +17,10 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
-from ftd.core.errors import FtdError, Kind, invalid
+from ftd.core.errors import invalid
 from ftd.core.spec import Lora, TrainSpec
+from ftd.worker import pretrained
 from ftd.worker.train.data import Row
 from ftd.worker.train.packing import Padded, pad, split
 
@@ -36,16 +32,8 @@ MODEL: Final = "model"
 # 38 on two, with 135M parameters. CUDA: an estimate, 30 ms of kernel launches at 30,000 tokens/s.
 PASS_TOKENS = {"cpu": 32, "cuda": 1024}
 
-# transformers imports a family's code when it loads the first model of it; these are loaded with
-# the program, so that an upgrade of the library cannot change it between start and assignment.
-_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3")
-for _family in _FAMILIES:
-    importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")
-transformers_logging.disable_progress_bar()
-
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-REASON_CHARACTERS = 300  # of a library's error, in a message for people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +150,7 @@ def load(spec: TrainSpec, root: Path) -> Model:
     Its paths lie under `root`. The caller has seeded torch: a new adapter begins with random
     numbers. Raises FtdError for what cannot be loaded.
     """
-    device = _device(spec.device)
+    device = pretrained.device(spec.device)
     resume = root / spec.resume if spec.resume is not None else None
     base = root / spec.model
     adapter = root / spec.adapter if spec.adapter is not None else None
@@ -171,7 +159,9 @@ def load(spec: TrainSpec, root: Path) -> Model:
     if adapter is not None and spec.lora is None:
         raise invalid("An adapter cannot be the base of full fine-tuning.", code="invalid_model")
     mixed = spec.dtype == "bfloat16"
-    tokenizer, network = _load_base(base, device, half=mixed and spec.lora is not None)
+    half = mixed and spec.lora is not None
+    dtype = torch.bfloat16 if half else torch.float32
+    tokenizer, network = pretrained.load(base, device, dtype)
     if spec.lora is not None:
         network = _adapted(network, spec.lora, adapter)
     return Model(
@@ -183,37 +173,12 @@ def load(spec: TrainSpec, root: Path) -> Model:
     )
 
 
-def _device(kind: str) -> torch.device:
-    if kind == "cuda" and not torch.cuda.is_available():
-        message = "The job was given a GPU, but CUDA cannot use it: see the driver's version."
-        raise FtdError(Kind.INTERNAL, message, code="no_device")
-    return torch.device(kind)
-
-
-def _load_base(directory: Path, device: torch.device, half: bool) -> tuple[Any, Any]:
-    """Tokenizer and network; safetensors only, and no code that comes with a model.
-
-    Attention is transformers' own choice: sdpa, or eager where a model cannot do with that.
-    """
-    offline = {"local_files_only": True, "trust_remote_code": False}
-    with _loading("model"):
-        tokenizer = AutoTokenizer.from_pretrained(directory, **offline)
-        network = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=torch.bfloat16 if half else torch.float32,
-            use_safetensors=True,
-            device_map={"": device} if device.type == "cuda" else None,
-            **offline,
-        )
-    return tokenizer, network
-
-
 def _adapted(network: Any, lora: Lora, adapter: Path | None) -> Any:
     """`network`, frozen, with a new adapter or the one saved in `adapter`; PEFT keeps it in
     float32 whatever the base is held in."""
     if adapter is None:
         targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-        with _loading("adapter"):
+        with pretrained.loading("adapter"):
             return get_peft_model(
                 network,
                 LoraConfig(
@@ -224,7 +189,7 @@ def _adapted(network: Any, lora: Lora, adapter: Path | None) -> Any:
                     target_modules=targets,
                 ),
             )
-    with _loading("adapter"):
+    with pretrained.loading("adapter"):
         config = LoraConfig.from_pretrained(str(adapter))
     if config.r != lora.rank:
         raise invalid(
@@ -232,25 +197,8 @@ def _adapted(network: Any, lora: Lora, adapter: Path | None) -> Any:
             code="invalid_model",
         )
     config.lora_dropout = lora.dropout
-    with _loading("adapter"):
+    with pretrained.loading("adapter"):
         return PeftModel.from_pretrained(network, adapter, is_trainable=True, config=config)
-
-
-@contextlib.contextmanager
-def _loading(what: str) -> Iterator[None]:
-    """Whatever a library raises over files that it cannot use is the files' fault, said so."""
-    try:
-        with warnings.catch_warnings():
-            # PEFT asks transformers for an attribute by its old name.
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-            warnings.filterwarnings("error", "Found missing adapter keys")
-            yield
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        message = f"The {what} could not be loaded: {reason[:REASON_CHARACTERS]}"
-        raise invalid(message, code="invalid_model") from error
 
 
 def _save_adapter(network: Any, base: str, directory: Path) -> None:

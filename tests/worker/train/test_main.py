@@ -1,13 +1,11 @@
 """The real program, over a real socket pair and pipe, as its shim drives it."""
 
-import errno
 import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,9 @@ import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from ftd.core.errors import invalid
 from ftd.core.wire import (
     Accepted,
-    Assign,
     Done,
-    Fact,
     Failed,
     Saved,
     Started,
@@ -32,59 +27,9 @@ from ftd.core.wire import (
     decode_fact,
     encode,
 )
-from ftd.worker.train.__main__ import failure
+from tests.worker.shim import LIMIT_S, Shim
 
 NewJob = Callable[..., Any]
-LIMIT_S = 60.0
-
-
-class Shim:
-    """Holds the other ends: sends commands, hears facts until the trainer closes the pipe."""
-
-    def __init__(self, run_directory: Path, log: Path) -> None:
-        self.channel, theirs = socket.socketpair()
-        reader, writer = os.pipe()
-        environment = os.environ | {
-            "FTD_FACTS_FD": str(writer),
-            "FTD_SHIM_PID": str(os.getpid()),
-            "PYTHONPATH": str(Path.cwd()),
-            "OMP_NUM_THREADS": "1",
-        }
-        with log.open("wb") as noise:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "ftd.worker.train"],
-                cwd=run_directory,
-                env=environment,
-                stdin=theirs,
-                stdout=noise,
-                stderr=noise,
-                pass_fds=[writer],
-                start_new_session=True,
-            )
-        theirs.close()
-        os.close(writer)
-        self._facts = os.fdopen(reader, "rb")
-        self._alarm = threading.Timer(LIMIT_S, self.process.kill)
-        self._alarm.start()
-
-    def assign(self, job: Any, locks: tuple[int, ...] = ()) -> None:
-        (job.root / "in" / "spec.json").write_text(job.spec.model_dump_json())
-        line = encode(Assign(job=job.spec.job, attempt=job.spec.attempt))
-        socket.send_fds(self.channel, [line], locks)
-
-    def facts(self) -> Iterator[Fact]:
-        for line in self._facts:
-            yield decode_fact(line)
-
-    def hear(self, kind: type[Any]) -> Any:
-        """The next fact of this kind; those before it are dropped."""
-        return next(fact for fact in self.facts() if isinstance(fact, kind))
-
-    def end(self) -> int:
-        self._alarm.cancel()
-        self.channel.close()
-        self._facts.close()
-        return self.process.wait(timeout=LIMIT_S)
 
 
 @pytest.fixture
@@ -92,7 +37,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[Path], Shim]]:
     shims: list[Shim] = []
 
     def make(run_directory: Path) -> Shim:
-        shims.append(Shim(run_directory, tmp_path / "log"))
+        shims.append(Shim("ftd.worker.train", run_directory, tmp_path / "log"))
         return shims[-1]
 
     yield make
@@ -112,7 +57,7 @@ def test_a_job_from_start_to_end(
     assert {"torch", "transformers", "peft"} <= started.libraries.keys()
     lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    shim.assign(job, (lock,))
+    shim.assign(job.spec.job, job.spec, (lock,))
     os.close(lock)
     facts = []
     for fact in shim.facts():
@@ -139,7 +84,7 @@ def test_a_job_from_start_to_end(
 def test_a_stop_midway(new_job: NewJob, start: Callable[[Path], Shim]) -> None:
     job = new_job(n_epochs=50)
     shim = start(job.root)
-    shim.assign(job)
+    shim.assign(job.spec.job, job.spec)
     shim.hear(Step)
     shim.channel.sendall(encode(Stop(save=True)))
     facts = list(shim.facts())
@@ -153,7 +98,7 @@ def test_a_stop_midway(new_job: NewJob, start: Callable[[Path], Shim]) -> None:
 def test_sigterm_is_a_stop_that_saves(new_job: NewJob, start: Callable[[Path], Shim]) -> None:
     job = new_job(n_epochs=50)
     shim = start(job.root)
-    shim.assign(job)
+    shim.assign(job.spec.job, job.spec)
     shim.hear(Step)
     shim.process.send_signal(signal.SIGTERM)
     facts = list(shim.facts())
@@ -168,7 +113,7 @@ def test_a_bad_model_directory_fails_the_job(
     job = new_job()
     (job.root / "in" / "model" / "config.json").unlink()
     shim = start(job.root)
-    shim.assign(job)
+    shim.assign(job.spec.job, job.spec)
     facts = list(shim.facts())
     assert shim.end() == 0
     assert isinstance(facts[-1], Failed)
@@ -229,30 +174,3 @@ def test_it_does_not_start_for_another_parent(tmp_path: Path) -> None:
     )
     assert ended.returncode == 1
     assert "not its shim 1" in ended.stderr
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "message"),
-    [
-        (invalid("no good", code="bad", param="model"), "bad", "no good"),
-        (MemoryError(), "out_of_memory", "The host has no memory left."),
-        (
-            OSError(errno.ENOSPC, "No space left on device"),
-            "no_space",
-            "The disk is full: No space left on device.",
-        ),
-        (
-            ValueError("first line\nsecond line"),
-            "trainer_error",
-            "The trainer met an unexpected ValueError: first line",
-        ),
-        (
-            RuntimeError(),
-            "trainer_error",
-            "The trainer met an unexpected RuntimeError: no reason given",
-        ),
-    ],
-)
-def test_a_fault_is_told_in_words(error: Exception, code: str, message: str) -> None:
-    told = failure(error)
-    assert (told.code, told.message) == (code, message)

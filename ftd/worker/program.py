@@ -1,0 +1,89 @@
+"""What trainers and inference workers have in common as programs: started idle, assigned, gone.
+
+    stdin                an AF_UNIX stream: commands come as JSON lines, the first with the locks
+    FTD_FACTS_FD         the number of the pipe that takes facts
+    FTD_SHIM_PID         the parent that this process may not outlive
+    current directory    the run directory, with in/ and out/
+    stdout, stderr       the log; SIGUSR1 writes every thread's stack there
+
+It exits 0 whenever it has said how its work ended, failures included; any other end is a loss.
+"""
+
+import ctypes
+import errno
+import faulthandler
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from ftd.core.errors import FtdError
+from ftd.core.wire import Assign, Failed, Started, Stop
+from ftd.worker.report import Inbox, Report
+
+PR_SET_PDEATHSIG = 1
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",  # nothing is ever looked up on the network
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # lengths vary: fragment less
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+# Does what was assigned, to its end.
+Work = Callable[[Assign, Report, Inbox], None]
+
+
+def run(name: str, libraries: Sequence[str], load: Callable[[], Work]) -> int:
+    """Be the program that people know as `name`: `load` everything, wait for an assignment, work.
+
+    `load` imports; the versions of `libraries` are told when it has. Returns the exit status.
+    """
+    die_with(int(os.environ["FTD_SHIM_PID"]), name)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    facts = int(os.environ["FTD_FACTS_FD"])
+    os.set_inheritable(facts, False)  # a helper that outlives us must not hold the pipe open
+    report = Report(facts)
+    inbox = Inbox(socket.socket(fileno=sys.stdin.fileno()))
+    signal.signal(signal.SIGTERM, lambda *_: inbox.ask(Stop(save=True)))
+    try:
+        # Seconds of imports: that is why a worker is started before it is needed.
+        work = load()
+        versions = {library: importlib.metadata.version(library) for library in libraries}
+        report(Started(pid=os.getpid(), libraries=versions))
+        assignment = inbox.assignment()
+        if assignment is not None:
+            work(assignment, report, inbox)
+    except Exception as error:  # noqa: BLE001 - the one place where any fault becomes a fact
+        traceback.print_exc()
+        report(failure(error, name))
+    return 0
+
+
+def die_with(parent: int, name: str) -> None:
+    """Have the kernel kill this process when its parent ends; exit if it has already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        sys.exit(f"the {name}'s parent is {os.getppid()}, not its shim {parent}")
+
+
+def failure(error: Exception, name: str) -> Failed:
+    """What went wrong, in words for people; the traceback is in the log."""
+    match error:
+        case FtdError():
+            return Failed(code=error.code or "invalid", message=error.message, param=error.param)
+        case MemoryError():
+            return Failed(code="out_of_memory", message="The host has no memory left.")
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return Failed(code="no_space", message=f"The disk is full: {error.strerror}.")
+    reason = next(iter(str(error).splitlines()), "no reason given")
+    message = f"The {name} met an unexpected {type(error).__name__}: {reason}"
+    return Failed(code=f"{name.replace(' ', '_')}_error", message=message)
