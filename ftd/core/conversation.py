@@ -22,6 +22,8 @@ _MISSING = frozenset({"message_missing_key", "missing_content"})
 _SUBJECT = re.compile(r"\A, (message \d+|key '[^']*') ")
 _MEDIA = frozenset({"image_url", "input_image", "image_file", "image", "input_audio", "file"})
 
+MAX_MESSAGES = 2048
+
 
 def read_conversation(
     messages: object, tools: object, tool_choice: object, parallel: bool
@@ -91,6 +93,13 @@ def _read_messages(messages: object) -> list[Message]:
             "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an "
             "empty array instead.",
             code="empty_array",
+            param="messages",
+        )
+    if len(messages) > MAX_MESSAGES:
+        raise invalid(
+            f"Invalid 'messages': array too long. Expected an array with maximum length "
+            f"{MAX_MESSAGES}, but got an array with length {len(messages)} instead.",
+            code="array_above_max_length",
             param="messages",
         )
     told = [_read_message(raw, index) for index, raw in enumerate(messages)]

@@ -69,6 +69,7 @@ def test_a_line_of_a_training_file_can_be_asked() -> None:
         ({}, "messages", "invalid_type"),
         ("hello", "messages", "invalid_type"),
         ([], "messages", "empty_array"),
+        ([ASK] * 2049, "messages", "array_above_max_length"),
         (["hello"], "messages[0]", "invalid_type"),
         ([None], "messages[0]", "invalid_type"),
         ([ASK, {"content": "x"}], "messages[1].role", "missing_required_parameter"),
