@@ -22,6 +22,7 @@ def export(client: Client, name: str, to: Path, form: str) -> int:
 
     Raises Failure for a directory that is there and not empty, and when the disk is at fault.
     """
+    to = to.resolve()  # "." and ".." have no name of their own
     _check(to)
     part = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}.part")
     try:

@@ -50,8 +50,8 @@ class Servers(Protocol):
         """Begin a worker, and return before it has loaded."""
         ...
 
-    def close(self, server: int, why: str) -> None:
-        """Have a worker give way. Idempotent."""
+    def close(self, server: int, why: str, *, if_idle: bool = False) -> None:
+        """Have a worker give way; with `if_idle`, unless somebody has come. Idempotent."""
         ...
 
     def hold(self, weights: str, why: str) -> None:
@@ -149,8 +149,8 @@ class Engine:
         match action:
             case Serve(weights=weights, device=device):
                 await self.pool.open(weights, device)
-            case Yield(server=server, why=why):
-                self.pool.close(server, why)
+            case Yield(server=server, why=why, if_idle=if_idle):
+                self.pool.close(server, why, if_idle=if_idle)
             case Hold(weights=weights, why=why):
                 self.pool.hold(weights, why)
 

@@ -49,7 +49,7 @@ class HandPool:
             id=row.id, weights=weights, device=device.id, busy=True, idle_s=0.0, yielding=False
         )
 
-    def close(self, server: int, why: str) -> None:
+    def close(self, server: int, why: str, *, if_idle: bool = False) -> None:
         self.closed.append((server, why))
         self.live[server] = replace(self.live[server], yielding=True)
 

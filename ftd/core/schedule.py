@@ -103,6 +103,7 @@ class Yield:
 
     server: int
     why: str
+    if_idle: bool = False  # unless somebody has come meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +196,13 @@ class _Board:
         """Whether a job has the device, or gets it next."""
         return device.id in self.lent or device.id in self.promised
 
-    def dismiss(self, servers: Iterable[Server], why: str) -> list[Action]:
+    def dismiss(
+        self, servers: Iterable[Server], why: str, *, if_idle: bool = False
+    ) -> list[Action]:
         """Have those of them that do not leave already give way."""
         staying = [server for server in servers if server.id not in self.leaving]
         self.leaving.update(server.id for server in staying)
-        return [Yield(server.id, why) for server in staying]
+        return [Yield(server.id, why, if_idle) for server in staying]
 
 
 # Training.
@@ -286,7 +289,7 @@ def _busy(board: _Board) -> str:
 def _end_idle(board: _Board) -> list[Action]:
     view = board.view
     idle = [server for server in _idle(board) if server.idle_s >= view.idle_limit_s]
-    return board.dismiss(idle, f"it was idle for {view.idle_limit_s:g} s")
+    return board.dismiss(idle, f"it was idle for {view.idle_limit_s:g} s", if_idle=True)
 
 
 def _answer(board: _Board) -> list[Action]:
@@ -310,7 +313,7 @@ def _answer(board: _Board) -> list[Action]:
             ends -= 1
             why = f"another model makes room for it ({why})"
         elif idle := _idle(board):
-            actions += board.dismiss(idle[:1], f"{weights} is asked for")
+            actions += board.dismiss(idle[:1], f"{weights} is asked for", if_idle=True)
             why = f"{idle[0].weights}, which is idle, makes room for it"
         actions.append(Hold(weights, why))
     return actions

@@ -200,8 +200,8 @@ class CallReader:
     def _calls(self, head: str, value: str) -> list[Call]:
         """The calls that a whole value makes; none when it is anything else."""
         try:
-            read = json.loads(value)
-        except ValueError:
+            read = json.loads(value, parse_constant=_no_number)
+        except (ValueError, RecursionError):
             return []
         named = _NAMED.fullmatch(head)
         if named is not None:
@@ -266,11 +266,26 @@ def _call(item: Any) -> Call | None:
 
 
 def _with(name: str, arguments: Any) -> Call | None:
-    if isinstance(arguments, str):
-        return Call(name=name, arguments=arguments)  # JSON text, written as a string
+    if isinstance(arguments, str):  # JSON text, written as a string
+        return Call(name=name, arguments=arguments) if _is_unicode(arguments) else None
     if not isinstance(arguments, dict | None):
         return None
-    return Call(name=name, arguments=json.dumps(arguments or {}, ensure_ascii=False))
+    text = json.dumps(arguments or {}, ensure_ascii=False)
+    # Half a surrogate pair is JSON only as an escape.
+    return Call(name=name, arguments=text if _is_unicode(text) else json.dumps(arguments))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _no_number(name: str) -> None:
+    """NaN and the infinities are Python's, and no JSON."""
+    raise ValueError(name)
 
 
 def _plainness(text: str) -> bool | None:

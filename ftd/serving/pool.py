@@ -125,10 +125,14 @@ class Pool:
             extra={"model": weights, "device": device.id, "launch": row.launch},
         )
 
-    def close(self, server: int, why: str) -> None:
-        """Let a worker answer what it has begun, for a while, and then end."""
+    def close(self, server: int, why: str, *, if_idle: bool = False) -> None:
+        """Let a worker answer what it has begun, for a while, and then end.
+
+        With `if_idle` it stays when somebody has come since the engine looked.
+        """
         worker = self._workers.get(server)
-        if worker is not None:
+        wanted = worker is not None and (worker.busy or worker.weights.name in self._wishes)
+        if worker is not None and not (if_idle and wanted):
             worker.leave(why, self._rooms.settings.serving.yield_s)
 
     def hold(self, weights: str, why: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from ftd.core import chat
 
-_KEPT = ("seed", "max_tokens")  # None is left out
 _REASONS: Mapping[str, chat.FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -40,7 +39,10 @@ def body(request: chat.Generate, model: str) -> dict[str, Any]:
         "presence_penalty": sampling.presence_penalty,
         "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()},
     }
-    told |= {key: value for key in _KEPT if (value := getattr(sampling, key)) is not None}
+    if sampling.seed is not None:
+        told["seed"] = sampling.seed
+    # Told even when it is null: of a text, vLLM takes 16 tokens where it is not told.
+    told["max_tokens"] = sampling.max_tokens
     if request.constraint is not None:
         told["response_format"] = _format(request.constraint)
     match request.prompt:

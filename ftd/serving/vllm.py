@@ -261,17 +261,27 @@ class Vllm:
 
 async def _events(response: httpx2.Response) -> AsyncGenerator[dict[str, Any], None]:
     """The events of a stream up to its end. Raises what one of them says went wrong."""
-    async for line in response.aiter_lines():
-        if not line.startswith("data:"):
+    async for line in _lines(response):
+        if not line.startswith(b"data:"):
             continue
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
+        data = line.removeprefix(b"data:").strip()
+        if data == b"[DONE]":
             return
         event = json.loads(data)
         if "error" in event:
             raise FtdError(Kind.UNAVAILABLE, f"The vLLM server broke off: {event['error']}.")
         yield event
     raise _garbled("its stream ends in the middle")
+
+
+async def _lines(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """Lines by line feeds alone: JSON may hold what str.splitlines takes for the end of one."""
+    rest = b""
+    async for part in response.aiter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line
+    yield rest
 
 
 def _refused(answer: httpx2.Response, what: str) -> FtdError:

@@ -32,6 +32,7 @@ LOAD_S = 1800.0  # from launch to ready: a large model from a slow disk, proved 
 STOP_S = 2.0  # to end when it is asked to
 END_S = 10.0  # to vanish when it is killed
 LOOK_S = 0.05  # between looks at a lock that is still held
+FREE_AGAIN_S = 1.0
 POKE_S = 1.0  # how late a lost poke can make us
 FACTS_BYTES = 2**16
 
@@ -150,10 +151,15 @@ class Worker:
             self._lent[key] = lending
         try:
             await asyncio.shield(lending)  # others may wait for the same
-        except BadInputs:
+        except BadInputs as error:
             if self.leaving:
                 raise self._farewell() from None
-            raise no_such_model(adapter.name) from None
+            raise FtdError(
+                Kind.NOT_FOUND,
+                f"The model {adapter.name} cannot be used: {error}.",
+                code="model_not_found",
+                param="model",
+            ) from error
         except OSError as error:
             raise FtdError(
                 Kind.UNAVAILABLE, f"The adapter {adapter.name} cannot be read: {error}."
@@ -185,7 +191,10 @@ class Worker:
             await asyncio.gather(serving, leaving, *self._lent.values(), return_exceptions=True)
             if self._channel is not None:
                 await self._channel.close()
-        await self._end()
+        try:
+            await self._end()
+        finally:
+            await self._free()
 
     async def _serve(self) -> None:
         try:
@@ -324,7 +333,18 @@ class Worker:
             log.warning("inference worker lost", extra=told)
         self._hear_load(chat.Load(running=0, waiting=0, adapters=0, cached_tokens=0))
         await rooms.launcher.discard(launch)
-        await rooms.store.served(self.id, str(told["why"]))
+
+    async def _free(self) -> None:
+        """End its row, and with it its lease; on a full disk as soon as that can be written."""
+        why = self._why if self.fault is None else str(self.fault)
+        while True:
+            try:
+                await self._rooms.store.served(self.id, why)
+            except FtdError:
+                log.exception("a lease is not given back yet", extra={"launch": self._launch})
+                await asyncio.sleep(FREE_AGAIN_S)
+            else:
+                return
 
 
 def _ended(why: str) -> FtdError:

@@ -132,7 +132,10 @@ RULE: dict[str, tuple[Snapshot, list[Action]]] = {
             wanted=("m",), full=frozenset({"cpu"}), max_servers=9,
             servers=(server(1, "a", CPU, busy=True), server(2, "b", CPU)),
         ),
-        [Yield(2, "m is asked for"), Hold("m", "b, which is idle, makes room for it")],
+        [
+            Yield(2, "m is asked for", if_idle=True),
+            Hold("m", "b, which is idle, makes room for it"),
+        ],
     ),
     "training comes first on a free GPU": (
         snapshot(job("j", 1), devices=(ONE,), wanted=("m",)),
@@ -225,7 +228,7 @@ RULE: dict[str, tuple[Snapshot, list[Action]]] = {
     ),
     "what is idle for long ends": (
         snapshot(servers=(server(1, "a", CPU, idle_s=600), server(2, "b", CPU, idle_s=599))),
-        [Yield(1, "it was idle for 600 s")],
+        [Yield(1, "it was idle for 600 s", if_idle=True)],
     ),
     "what is idle and asked for stays": (
         snapshot(servers=(server(1, "a", CPU, idle_s=700),), wanted=("a",)),
@@ -240,7 +243,10 @@ RULE: dict[str, tuple[Snapshot, list[Action]]] = {
             servers=(server(1, "a", CPU, idle_s=5), server(2, "b", CPU, idle_s=9)),
             wanted=("c",),
         ),
-        [Yield(2, "c is asked for"), Hold("c", "b, which is idle, makes room for it")],
+        [
+            Yield(2, "c is asked for", if_idle=True),
+            Hold("c", "b, which is idle, makes room for it"),
+        ],
     ),
     "one place is made once": (
         snapshot(
@@ -268,9 +274,9 @@ RULE: dict[str, tuple[Snapshot, list[Action]]] = {
                 "d",
                 "another model makes room for it (3 at once at most are loaded, now a and b and c)",
             ),
-            Yield(2, "e is asked for"),
+            Yield(2, "e is asked for", if_idle=True),
             Hold("e", "b, which is idle, makes room for it"),
-            Yield(1, "f is asked for"),
+            Yield(1, "f is asked for", if_idle=True),
             Hold("f", "a, which is idle, makes room for it"),
         ],
     ),

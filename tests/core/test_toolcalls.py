@@ -63,7 +63,17 @@ FORMS: list[tuple[str, list[str | Call]]] = [
     ),
 ]
 
+FORMS.append(
+    (  # half a surrogate pair is JSON as an escape alone
+        '{"name": "get_weather", "arguments": {"city": "\\ud800"}}',
+        [Call(name="get_weather", arguments='{"city": "\\ud800"}')],
+    )
+)
+
 TEXTS = [
+    '{"name": "get_weather", "arguments": {"days": NaN}}',
+    '{"name": "get_weather", "arguments": "\\ud800"}',
+    '{"name": "get_weather", "arguments": {"days": ' + "[" * 3000 + "]" * 3000 + "}}",
     "",
     " ",
     "Paris is the capital of France.",

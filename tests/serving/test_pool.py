@@ -16,6 +16,7 @@ from ftd.launch.base import Refused
 from ftd.serving import line as line_module
 from ftd.serving import pool as pool_module
 from ftd.serving import worker as worker_module
+from ftd.store.store import Store
 from tests.launch.conftest import processes
 from tests.serving.conftest import BASE, CHECKPOINT, DEVICE, FAKE, TUNED, Bench, until
 
@@ -384,6 +385,35 @@ async def test_an_idle_one_ends_at_once(bench: Bench) -> None:
     await all_ended(bench)
     assert_nothing_left(bench)
     bench.pool.close(server.id, "again")  # nobody there any more
+
+
+async def test_one_that_is_asked_again_before_it_is_told_stays(bench: Bench) -> None:
+    answers = await begin(bench, "hold")
+    (server,) = bench.pool.servers()
+    bench.pool.close(server.id, "it was idle", if_idle=True)
+    assert not bench.pool.servers()[0].yielding
+    await answers.aclose()
+
+
+async def test_a_lease_is_given_back_when_the_disk_takes_it_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "FREE_AGAIN_S", 0.01)
+    await bench.ask("count 1")
+    served, refused = Store.served, []
+
+    async def full_at_first(store: Store, server: int, note: str) -> bool:
+        if len(refused) < 3:
+            refused.append(server)
+            raise FtdError(Kind.NO_SPACE, "The disk is full: nothing was stored.")
+        return await served(store, server, note)
+
+    monkeypatch.setattr(Store, "served", full_at_first)
+    bench.granting = False
+    bench.pool.close(bench.pool.servers()[0].id, "it was idle")
+    await all_ended(bench)
+    assert len(refused) == 3
+    assert_nothing_left(bench)
 
 
 async def test_a_worker_that_will_not_stop_is_killed(

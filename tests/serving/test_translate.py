@@ -87,7 +87,8 @@ def test_a_text_becomes_a_body(prompt: chat.Prompt, told: object) -> None:
     said = body(request, "m")
     assert (said["prompt"], said["echo"], said["logprobs"]) == (told, True, 0)
     assert said["response_format"] == {"type": "json_object"}
-    assert not {"max_tokens", "seed", "messages", "top_logprobs"} & set(said)
+    assert said["max_tokens"] is None, "as many as the context holds"
+    assert not {"seed", "messages", "top_logprobs"} & set(said)
 
 
 def test_a_stream_of_two_choices_with_calls_and_logprobs() -> None:

@@ -237,6 +237,17 @@ async def test_a_face_of_other_words_is_answered_in_ours(
     assert json.loads(server.bodies[0])["model"] == TUNED
 
 
+async def test_a_line_ends_at_a_line_feed_alone(
+    server: StandIn, handoff: Vllm, shelf: Shelf
+) -> None:
+    odd = "a\u2028b\u0085c\x0cd"
+    event = json.dumps({"choices": [{"index": 0, "delta": {"content": odd}}]}, ensure_ascii=False)
+    server.events = (EVENTS[0], f"data: {event}\r\n\r\n".encode(), *EVENTS[1:])
+    server.go_on.set()
+    said = [answer async for answer in handoff.generate(await shelf.put(TUNED), asked())]
+    assert chat.Piece(id="chatcmpl-1", index=0, text=odd) in said
+
+
 async def test_who_leaves_an_answer_in_our_words_ends_it_there(
     server: StandIn, handoff: Vllm, shelf: Shelf
 ) -> None:
