@@ -1,0 +1,1 @@
+"""Answers requests from one set of weights, with the adapters that each names."""
