@@ -18,7 +18,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from ftd.core.errors import FtdError
+from ftd.core.errors import FtdError, Kind
 from ftd.worker.infer.adapters import Adapters
 from ftd.worker.infer.cache import KeyValues, Shelf
 from ftd.worker.infer.model import Network
@@ -30,8 +30,16 @@ from ftd.worker.infer.threads import Threads
 BESIDE: Final = {"cpu": 128, "cuda": 1024}
 ALONE: Final = {"cpu": 512, "cuda": 4096}
 
-SHORTAGE: Final = "The device's memory is too small for this request beside the running ones."
-OWN_FAULT: Final = "The answer ended because of a fault of the server; its log says more."
+SHORTAGE: Final = FtdError(
+    Kind.UNAVAILABLE,
+    "The device's memory is too small for this request beside the running ones; try again.",
+    code="overloaded",
+)
+OWN_FAULT: Final = FtdError(
+    Kind.INTERNAL,
+    "The answer ended because of a fault of the server; its log says more.",
+    code="server_error",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +71,7 @@ class Row(Protocol):
     def began(self, prompt_tokens: int, cached_tokens: int) -> None:
         """The prompt is computed, `cached_tokens` of it before this request came."""
 
-    def failed(self, message: str) -> None:
+    def failed(self, error: FtdError) -> None:
         """It cannot be done, or not be completed."""
 
 
@@ -142,6 +150,7 @@ class Batch:
         self._threads = Threads(1 if network.device.type == "cuda" else torch.get_num_threads())
         self._prompts: deque[_Prompt] = deque()
         self._running: list[_Running] = []
+        self._opening: _Prompt | None = None  # still there when memory ran out over it
 
     @property
     def running(self) -> int:
@@ -282,6 +291,7 @@ class Batch:
     def _open(self, prompt: _Prompt) -> KeyValues | None:
         """Load the adapter of a prompt and find what is known of it. None when all places for
         adapters are in use, and when it cannot be done, which its rows are told."""
+        self._opening = prompt
         opened = [other for other in self._prompts if other.known is not None]
         running = [(running.row.adapter, running.known) for running in self._running]
         joining = [(other.adapter, other.known) for other in opened if other.known is not None]
@@ -289,22 +299,28 @@ class Batch:
             used = {adapter for adapter, _ in (*running, *joining) if adapter is not None}
             try:
                 if not self._adapters.load(prompt.adapter, used):
+                    self._opening = None
                     return None
             except FtdError as error:
-                self._fail(prompt, error.message)
+                self._opening = None
+                self._fail(prompt, error)
                 return None
         known = self._shelf.take(prompt.adapter, prompt.ids, [*running, *joining])
         known = known or KeyValues(self._network.layout)
         prompt.cached = len(known.tokens)
         known.reserve(len(prompt.ids) - prompt.cached)
         prompt.known = known
+        self._opening = None
         return known
 
     def _make_room(self) -> None:
         """Forget what is kept; when that is nothing, give up what came last."""
+        opening, self._opening = self._opening, None
         opened = [prompt for prompt in self._prompts if prompt.known is not None]
         if self._shelf.clear():
             pass
+        elif opening is not None:
+            self._fail(opening, SHORTAGE)
         elif opened:
             self._fail(opened[-1], SHORTAGE)
         elif self._running:
@@ -314,10 +330,10 @@ class Batch:
         if self._network.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _fail(self, prompt: _Prompt, message: str) -> None:
+    def _fail(self, prompt: _Prompt, error: FtdError) -> None:
         self._prompts.remove(prompt)
         while prompt.rows:
-            prompt.rows.popleft().failed(message)
+            prompt.rows.popleft().failed(error)
 
     def _leave(self, running: _Running) -> None:
         self._running.remove(running)

@@ -28,7 +28,7 @@ from ftd.core.chat import (
     TokenLogprob,
     ToolCall,
 )
-from ftd.core.errors import FtdError, Kind
+from ftd.core.errors import FtdError
 from ftd.core.toolcalls import Call, CallReader
 from ftd.worker.infer.grammar import Guide
 from ftd.worker.infer.sampling import Sampler, likely
@@ -172,8 +172,8 @@ class Choice:
         if self._reply.question.echo:
             self._say(self._reply.question.echo, [], [])
 
-    def failed(self, message: str) -> None:
-        self._reply.refuse(FtdError(Kind.INTERNAL, message, code=SERVER_ERROR))
+    def failed(self, error: FtdError) -> None:
+        self._reply.refuse(error)
 
     def choose(self, logits: Tensor) -> int:
         try:

@@ -110,6 +110,8 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """The text that is certain now and was not before."""
+        if self._vocabulary.special(token):
+            return ""  # decoding joins the bytes before it to those behind it
         self._window.append(token)
         if self._vocabulary.loose(token):
             return ""

@@ -16,9 +16,9 @@ def merge(base: Path, adapter: Path, into: Path) -> None:
     """Write base + adapter to the new directory `into`. Raises FtdError.
 
     On the CPU, in the dtype in which the base is stored: each product of the adapter is computed in
-    float32, and its sum with the base's weight is rounded once. Tokenizer, chat template, licence
-    and generation settings are the base's, byte for byte. Takes as much memory as the base has
-    bytes, and the largest of its weights in float32.
+    float32, and it and its sum with the base's weight are rounded to that. Tokenizer, chat
+    template, licence and generation settings are the base's, byte for byte. Takes as much memory as
+    the base has bytes, and the largest of its weights in float32.
     """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

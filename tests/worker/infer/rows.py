@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftd.core.errors import FtdError
 from ftd.worker.infer.batch import Batch
 from ftd.worker.infer.model import Network
 
@@ -26,7 +27,7 @@ class Told:
     cancelled: bool = False
     tokens: list[int] = field(default_factory=list)
     prompt: tuple[int, int] | None = None  # as `began` told it
-    fault: str | None = None
+    fault: FtdError | None = None
 
     def choose(self, logits: Tensor) -> int:
         return int(logits.argmax())
@@ -39,9 +40,9 @@ class Told:
         assert self.prompt is None, "it began twice"
         self.prompt = (prompt_tokens, cached_tokens)
 
-    def failed(self, message: str) -> None:
+    def failed(self, error: FtdError) -> None:
         assert self.fault is None, "it failed twice"
-        self.fault = message
+        self.fault = error
 
 
 def new_batch(network: Network, rows: int = 8, adapters: int = 4, cache_tokens: int = 0) -> Batch:

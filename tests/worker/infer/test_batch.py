@@ -301,7 +301,7 @@ def test_an_adapter_that_does_not_load_fails_its_rows(
     assert_equal(answered(batch, good), [greedy(plain, good.ids, 8)])
     for row in bad:
         assert row.fault is not None
-        assert row.fault.startswith("This adapter cannot be used: ")
+        assert row.fault.message.startswith("This adapter cannot be used: ")
         assert row.prompt is None
 
 
@@ -352,6 +352,30 @@ def test_memory_that_runs_out_costs_what_is_kept_first(
     scarce.tokens = 40  # as it is when that is given back
     finish(batch)
     assert_equal([row.tokens], [greedy(plain, row.ids, 10)])
+
+
+def test_a_prompt_too_large_to_be_held_costs_itself_alone(
+    plain: LlamaForCausalLM, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve = KeyValues.reserve
+
+    def scarce(known: KeyValues, tokens: int) -> None:
+        if tokens > 100:
+            raise torch.OutOfMemoryError
+        reserve(known, tokens)
+
+    monkeypatch.setattr(KeyValues, "reserve", scarce)
+    batch = new_batch(network)
+    rows = [Told(ids_of(9 * at, 4), 12) for at in range(2)]
+    for row in rows:
+        batch.add([row])
+    batch.turn()
+    large = Told(ids_of(5, 200), 12)
+    batch.add([large])
+    finish(batch)
+    assert large.fault is SHORTAGE
+    assert [row.fault for row in rows] == [None, None]
+    assert_equal([row.tokens for row in rows], [greedy(plain, row.ids, 12) for row in rows])
 
 
 def test_memory_that_runs_out_costs_the_rows_that_came_last(

@@ -229,7 +229,7 @@ def test_what_cannot_be_answered_is_refused_and_nothing_else(client: Client) -> 
     assert [each.last.code for each in told] == [  # type: ignore[union-attr]
         "context_length_exceeded",
         "invalid_json_schema",
-        "server_error",
+        "invalid_model",
         "overloaded",
     ]
 

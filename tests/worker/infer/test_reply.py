@@ -326,7 +326,7 @@ def test_an_adapter_that_does_not_load_hurts_nobody_else(inside: Inside) -> None
     sound = generate("x", drawn(1))
     told, other = inside.ask(broken, sound)
     assert isinstance(told.last, Refused)
-    assert told.last.code == SERVER_ERROR
+    assert told.last.code == "invalid_model"
     assert told.pieces == []
     assert other.finished == {0: "length"}
 

@@ -69,6 +69,11 @@ def test_joined_pieces_are_the_text_and_none_ends_inside_a_character(
     assert sum("\ufffd" in piece for piece in told) == ("\ufffd" in sample)
 
 
+def test_a_special_token_parts_no_bytes() -> None:
+    ids = [197, 131, 0, 131]  # <0xC2> <0x80> <unk> <0x80>: no character, all together
+    assert "".join(pieces("sentencepiece", ids)) == "\ufffd" * 3
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(data=st.data())
 def test_of_any_tokens_joined_pieces_are_what_the_tokenizer_decodes(

@@ -1,0 +1,1 @@
+"""Programs that measure: one for each figure that the README quotes."""
