@@ -1,6 +1,5 @@
 """The trainer as a program: one job, from its spec to Done, Stopped or Failed (see program)."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -13,9 +12,6 @@ _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 
 
 def main() -> int:
-    # Threads that wait for the others sleep. Spinning is worth nothing to passes as long as ours,
-    # and ruins an inference worker on the same cores, and us (figures: worker/infer/threads).
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     return program.run("trainer", _LIBRARIES, load)
 
 
