@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class Reference:
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         self.base = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
         self.models: dict[str, Any] = {}
+        self.ties = 0
         for name, path in adapters.items():
             fresh = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
             with warnings.catch_warnings():
@@ -88,6 +90,7 @@ class Reference:
             ):
                 best = logits[index].topk(2).values
                 if best[0] - best[1] < TIE:
+                    self.ties += 1
                     return None
                 break
         return f"{model} on {question!r}: {text!r} instead of {expected!r}"
@@ -162,7 +165,10 @@ def test_greedy_answers_are_those_of_transformers_and_peft(
 
 
 def test_eight_at_once_over_three_adapters_and_the_base_answer_as_one_by_one(
-    client: openai.OpenAI, tuned: list[str], reference: Reference
+    client: openai.OpenAI,
+    tuned: list[str],
+    reference: Reference,
+    record_property: Callable[[str, object], None],
 ) -> None:
     asked = [(model, question) for model in (*tuned, "tiny") for question in QUESTIONS[:2]]
     with ThreadPoolExecutor(8) as threads:
@@ -172,6 +178,7 @@ def test_eight_at_once_over_three_adapters_and_the_base_answer_as_one_by_one(
         for (model, question), text in zip(asked, said, strict=True)
     ]
     assert not any(wrong), wrong
+    record_property("answers that part at a tie", reference.ties)
 
 
 def test_a_checkpoint_answers_by_its_name(client: openai.OpenAI, tuned: list[str]) -> None:

@@ -112,6 +112,8 @@ def test_a_watch_survives_the_daemons_restart(own_daemon: Daemon, tmp_path: Path
 def test_prometheus_finds_the_families(daemon: Daemon) -> None:
     import urllib.request
 
+    daemon.client().models.list()  # a family of requests appears with the first
+    daemon.ftctl("list")
     with urllib.request.urlopen(daemon.url.removesuffix("/v1") + "/metrics") as answer:
         text = answer.read().decode()
     for family in (

@@ -28,7 +28,7 @@ _PLACE = re.compile(r"\Aat \d+\(\d+\): (failed to compile JSON schema: )?")  # i
 # sure what to say would else write white space for ever.
 _BLANK: Final = r"( |\n[ \t]{0,40})?"
 _SCHEMA: Final = {"whitespace_pattern": _BLANK, "lenient": False}
-# Of a function's parameters we take what can be enforced: nobody was promised a strict schema.
+# Of a function's parameters we take what can be enforced, unless it says that it is strict.
 _PARAMETERS: Final = {"whitespace_pattern": _BLANK, "lenient": True}
 
 
@@ -177,7 +177,8 @@ class _Calls:
                 head, tail = f'{{"name": {name}, "{form.key}": ', "}"
             parameters = function.get("parameters") or {"type": "object"}
             rules[f"tool_{index}"] = f"{self._text(head)} arguments_{index} {self._text(tail)}"
-            rules[f"arguments_{index}"] = _json(parameters, _PARAMETERS)
+            how = _SCHEMA if function.get("strict") else _PARAMETERS
+            rules[f"arguments_{index}"] = _json(parameters, how)
         return rules
 
     def _text(self, text: str) -> str:

@@ -168,6 +168,19 @@ def test_a_required_call_is_the_whole_answer(
     assert made[1] == "tools"
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_strict_function_is_refused_where_its_schema_cannot_be_kept(strict: bool) -> None:
+    odd = {"type": "object", "properties": {"n": {"type": "integer", "not": {"const": 3}}}}
+    function = {"name": "now", "strict": strict, "parameters": odd}
+    prompt = user("x", tools=({"type": "function", "function": function},), tool_choice="now")
+    if strict:
+        with pytest.raises(FtdError, match="not") as caught:
+            matcher(prompt, None)
+        assert caught.value.param == "tools"
+    else:
+        matcher(prompt, None)
+
+
 def test_a_possible_call_stands_beside_the_constrained_answer() -> None:
     made = matcher(calling("auto"), Constraint(json_schema=CITY))
     assert follows(PARIS, made)
