@@ -31,8 +31,9 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Two processes of one thread each: threads of several processes that spin for each other stand still.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) ftd/v1 .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -13,7 +13,7 @@ from tests.running import Daemon, processes_of, small_talk, until
 
 
 def steps_told(client: openai.OpenAI, job_id: str) -> list[int]:
-    events = list(client.fine_tuning.jobs.list_events(job_id, limit=100))
+    events = list(client.fine_tuning.jobs.list_events(job_id, limit=1000))
     return [e.data["step"] for e in reversed(events) if e.type == "metrics"]  # type: ignore[index]
 
 
@@ -28,7 +28,7 @@ def test_a_killed_daemon_costs_no_step(own_daemon: Daemon, tmp_path: Path) -> No
     client = daemon.client()
     training = upload(client, small_talk(tmp_path / "training.jsonl", 200))
     job = client.fine_tuning.jobs.create(
-        model="tiny", training_file=training, hyperparameters={"n_epochs": 1, "batch_size": 1}
+        model="tiny", training_file=training, hyperparameters={"n_epochs": 5, "batch_size": 1}
     )
     for _ in range(2):
         more_steps(client, job.id, 5)
@@ -41,8 +41,8 @@ def test_a_killed_daemon_costs_no_step(own_daemon: Daemon, tmp_path: Path) -> No
         assert processes_of(daemon.home) == trainers, "the very same processes"
 
     assert ended(client, job.id).status == "succeeded"
-    assert steps_told(client, job.id) == list(range(1, 201))
-    told = [e.message for e in client.fine_tuning.jobs.list_events(job.id, limit=100)]
+    assert steps_told(client, job.id) == list(range(1, 1001))
+    told = [e.message for e in client.fine_tuning.jobs.list_events(job.id, limit=1000)]
     assert told.count("Fine-tuning job started") <= 1
     until(lambda: not processes_of(daemon.home))
 
@@ -72,7 +72,7 @@ def test_sigterm_ends_the_daemon_within_five_seconds_and_leaves_the_job(
     client = daemon.client()
     training = upload(client, small_talk(tmp_path / "training.jsonl", 200))
     job = client.fine_tuning.jobs.create(
-        model="tiny", training_file=training, hyperparameters={"n_epochs": 1, "batch_size": 1}
+        model="tiny", training_file=training, hyperparameters={"n_epochs": 4, "batch_size": 1}
     )
     until(lambda: steps_told(client, job.id))
     trainers = processes_of(daemon.home)
