@@ -13,11 +13,11 @@ worker ends with its daemon.
 Rates: 16 choices of 20 tokens a second each are 320 Pieces a second of 200 bytes.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from ftd.core.wire import WireError
+from ftd.core.wire import WireError, parse
 
 LINE_BYTES = 32 * 2**20  # of one line: a request's body, and some
 
@@ -195,12 +195,10 @@ Answer = Annotated[Began | Piece | Finished | Ended | Refused | Load, Field(disc
 _ASKED: TypeAdapter[Asked] = TypeAdapter(Asked)
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
-_T = TypeVar("_T")
-
 
 def encode(message: BaseModel) -> bytes:
     """One line, newline included. Raises WireError when it is longer than LINE_BYTES."""
-    line = message.model_dump_json(exclude_defaults=False).encode() + b"\n"
+    line = message.model_dump_json().encode() + b"\n"
     if len(line) > LINE_BYTES:
         raise WireError(f"a {type(message).__name__} of {len(line)} bytes exceeds {LINE_BYTES}")
     return line
@@ -208,16 +206,9 @@ def encode(message: BaseModel) -> bytes:
 
 def decode_asked(line: bytes) -> Asked:
     """Raises WireError for what is no line of this protocol."""
-    return _decode(_ASKED, line)
+    return parse(_ASKED, line)
 
 
 def decode_answer(line: bytes) -> Answer:
     """Raises WireError, as decode_asked does."""
-    return _decode(_ANSWER, line)
-
-
-def _decode(adapter: TypeAdapter[_T], line: bytes) -> _T:
-    try:
-        return adapter.validate_json(line)
-    except ValidationError as error:
-        raise WireError(str(error)) from error
+    return parse(_ANSWER, line)

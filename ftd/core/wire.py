@@ -216,6 +216,11 @@ def decode_command(line: bytes) -> Command:
 def _decode(adapter: TypeAdapter[_T], line: bytes) -> _T:
     if len(line) > LINE_BYTES:
         raise WireError(f"a line of {len(line)} bytes exceeds {LINE_BYTES}")
+    return parse(adapter, line)
+
+
+def parse(adapter: TypeAdapter[_T], line: bytes) -> _T:
+    """The message of a line, however long. Raises WireError that names the first fault."""
     try:
         return adapter.validate_json(line)
     except ValidationError as error:
