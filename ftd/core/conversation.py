@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftd.core.chat import Constraint, Conversation
-from ftd.core.errors import FtdError, invalid
+from ftd.core.errors import FtdError, array_too_long, empty_array, invalid
 from ftd.core.finding import EnoughError, Findings, Problem, quoted
 from ftd.core.message import ROLES, read_message
 from ftd.core.tools import Message, read_tools
@@ -89,19 +89,9 @@ def _read_messages(messages: object) -> list[Message]:
     if not isinstance(messages, list):
         raise _wrong_type("messages", "an array of objects", messages)
     if not messages:
-        raise invalid(
-            "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an "
-            "empty array instead.",
-            code="empty_array",
-            param="messages",
-        )
+        raise empty_array("messages")
     if len(messages) > MAX_MESSAGES:
-        raise invalid(
-            f"Invalid 'messages': array too long. Expected an array with maximum length "
-            f"{MAX_MESSAGES}, but got an array with length {len(messages)} instead.",
-            code="array_above_max_length",
-            param="messages",
-        )
+        raise array_too_long("messages", len(messages), MAX_MESSAGES)
     told = [_read_message(raw, index) for index, raw in enumerate(messages)]
     _check_answers(told)
     return told

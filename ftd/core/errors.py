@@ -55,6 +55,24 @@ def invalid(message: str, *, code: str | None = None, param: str | None = None) 
     return FtdError(Kind.INVALID, message, code=code, param=param)
 
 
+def empty_array(param: str) -> FtdError:
+    return invalid(
+        f"Invalid '{param}': empty array. Expected an array with minimum length 1, but got an "
+        "empty array instead.",
+        code="empty_array",
+        param=param,
+    )
+
+
+def array_too_long(param: str, length: int, most: int) -> FtdError:
+    return invalid(
+        f"Invalid '{param}': array too long. Expected an array with maximum length {most}, "
+        f"but got an array with length {length} instead.",
+        code="array_above_max_length",
+        param=param,
+    )
+
+
 def no_such_file(file_id: str) -> FtdError:
     return FtdError(Kind.NOT_FOUND, f"No such File object: {file_id}", param="id")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ftd.config import Settings
 from ftd.core import chat
-from ftd.core.errors import FtdError, invalid, no_such_model
+from ftd.core.errors import FtdError, array_too_long, empty_array, invalid, no_such_model
 from ftd.core.models import Model, ModelKind, is_full
 from ftd.service.keys import Actor
 from ftd.serving.handoff import Handoff, Relay
@@ -179,12 +179,7 @@ def check(request: ChatRequest) -> None:
 
 def _check_stops(stops: tuple[str, ...]) -> None:
     if len(stops) > MAX_STOPS:
-        raise invalid(
-            f"Invalid 'stop': array too long. Expected an array with maximum length {MAX_STOPS}, "
-            f"but got an array with length {len(stops)} instead.",
-            code="array_above_max_length",
-            param="stop",
-        )
+        raise array_too_long("stop", len(stops), MAX_STOPS)
     if "" in stops:
         raise invalid(
             "Invalid 'stop': empty string. Expected a string with minimum length 1, but got an "
@@ -214,10 +209,10 @@ def _check_biases(biases: dict[int, float]) -> None:
 
 def _check_prompt(prompt: chat.Prompt) -> None:
     if isinstance(prompt, chat.Conversation) and not prompt.messages:
-        raise _empty("messages")
+        raise empty_array("messages")
     if isinstance(prompt, chat.Tokens):
         if not prompt.ids:
-            raise _empty("prompt")
+            raise empty_array("prompt")
         if min(prompt.ids) < 0:
             raise invalid(
                 f"Invalid 'prompt': {min(prompt.ids)} is no token's id.",
@@ -250,14 +245,5 @@ def _above(param: str, value: float, high: float, sort: str) -> FtdError:
         f"Invalid '{param}': {sort} above maximum value. Expected a value <= {high}, but got "
         f"{value} instead.",
         code=f"{sort}_above_max_value",
-        param=param,
-    )
-
-
-def _empty(param: str) -> FtdError:
-    return invalid(
-        f"Invalid '{param}': empty array. Expected an array with minimum length 1, but got an "
-        "empty array instead.",
-        code="empty_array",
         param=param,
     )

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from ftd.api.rest.bodies import Integer
 from ftd.core import chat
 from ftd.core.conversation import read_constraint, read_conversation
-from ftd.core.errors import FtdError, invalid
+from ftd.core.errors import FtdError, empty_array, invalid
 from ftd.service.chat import MAX_CHOICES, ChatRequest
 
 COMPLETION_TOKENS = 16  # of /v1/completions, where max_tokens is absent
@@ -321,7 +321,7 @@ def read_prompts(prompt: object) -> tuple[chat.Prompt, ...]:
     if isinstance(prompt, str):
         return (chat.Text(text=prompt),)
     if prompt == []:
-        raise _empty("prompt")
+        raise empty_array("prompt")
     if isinstance(prompt, list):
         if all(isinstance(text, str) for text in prompt):
             return tuple(chat.Text(text=text) for text in prompt)
@@ -334,7 +334,7 @@ def read_prompts(prompt: object) -> tuple[chat.Prompt, ...]:
 
 def _tokens(ids: list[Any], at: str) -> chat.Tokens:
     if not ids:
-        raise _empty(at)
+        raise empty_array(at)
     if not _are_ids(ids):
         raise _no_prompt(at)
     return chat.Tokens(ids=tuple(ids))
@@ -351,15 +351,6 @@ def unsupported(param: str, instead: str | None = None) -> FtdError:
         f"Unsupported parameter: '{param}' is not supported by this server.{hint}",
         code="unsupported_parameter",
         param=param,
-    )
-
-
-def _empty(at: str) -> FtdError:
-    return invalid(
-        f"Invalid '{at}': empty array. Expected an array with minimum length 1, but got an empty "
-        "array instead.",
-        code="empty_array",
-        param=at,
     )
 
 
