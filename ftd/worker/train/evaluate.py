@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ftd.worker.train.budget import Budget
+from ftd.worker.train.compute.tree import Tree
 from ftd.worker.train.data import TokenFile
-from ftd.worker.train.model import Budget, Model
+from ftd.worker.train.model import Model
 from ftd.worker.train.packing import Padded
 
 WINDOW = 256  # examples that are padded together: many, to pad little; few, to hold little
@@ -34,8 +36,8 @@ def evaluate(
     Training goes on afterwards as if nothing had been: its mode and its random numbers are kept.
     """
 
-    def sums(passes: list[Padded]) -> tuple[float, float]:
-        scores = [model.score(padded) for padded in passes]
+    def sums(passes: list[Tree | Padded]) -> tuple[float, float]:
+        scores = [model.scorer.score(work) for work in passes]
         nll = torch.stack([score.nll for score in scores]).double().sum()
         hits = torch.stack([score.hits for score in scores]).double().sum()
         return float(nll), float(hits)

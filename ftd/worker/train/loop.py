@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from ftd.core.errors import FtdError, invalid
 from ftd.core.spec import TrainSpec
 from ftd.core.wire import Done, Fact, Notice, Phase, Saved, Step, Stopped, finite
+from ftd.worker import pretrained
 from ftd.worker.report import Asked
 from ftd.worker.train import checkpoint
+from ftd.worker.train.compute.tree import Tree
 from ftd.worker.train.data import Row, TokenFile
 from ftd.worker.train.evaluate import Evaluation, evaluate
 from ftd.worker.train.packing import Padded
@@ -29,7 +31,11 @@ MAX_BAD_STEPS = 3  # steps in a row without a finite loss and gradient
 
 
 def attempt(
-    spec: TrainSpec, root: Path, report: Callable[[Fact], None], asked: Asked
+    spec: TrainSpec,
+    root: Path,
+    report: Callable[[Fact], None],
+    asked: Asked,
+    loader: pretrained.Loader = pretrained.load,
 ) -> Done | Stopped:
     """Do the job whose run directory is `root`; returns its last word, for the caller to tell.
 
@@ -37,7 +43,7 @@ def attempt(
     """
     begun = checkpoint.verify(root / spec.resume).step if spec.resume is not None else 0
     try:
-        return train(prepare(spec, root, report, asked))
+        return train(prepare(spec, root, report, asked, loader))
     except Interrupted:
         return Stopped(step=begun)
     except torch.OutOfMemoryError as error:
@@ -142,11 +148,11 @@ def _forward_backward(run: Run, batch: Batch) -> Outcome:
     computed in: a mean of the passes' means would favour the tokens of small ones.
     """
 
-    def accumulate(passes: list[Padded]) -> tuple[Tensor, Tensor]:
+    def accumulate(passes: list[Tree | Padded]) -> tuple[Tensor, Tensor]:
         run.optimizer.zero_grad(set_to_none=True)
         nll, hits = [], []
-        for padded in passes:
-            score = run.model.score(padded)
+        for work in passes:
+            score = run.model.scorer.score(work)
             torch.autograd.backward(score.nll / batch.weight)
             nll.append(score.nll.detach())
             hits.append(score.hits)

@@ -1,17 +1,21 @@
-"""Packing: the rows of one step become a few rectangles of tokens, padded as little as pays.
+"""Packing: the rows of one step become as few forward passes as fit into the device's memory.
 
-Padding is on the right and needs no attention mask: causal attention never looks ahead, so a real
-token cannot see the padding after it, and nothing is scored there. An all-ones mask would only
-cost the fast path; position ids that restart would be taken for several packed documents.
+Rows that share a prefix go together, for a tree of them (see tree) computes it once. A model that
+cannot compute trees gets rectangles instead, of rows of similar length, padded on the right. Such
+padding needs no attention mask: causal attention never looks ahead, so a real token cannot see
+the padding after it, and nothing is scored there. An all-ones mask would only cost the fast path;
+position ids that restart would be taken for several packed documents.
 """
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from ftd.worker.train.compute.tree import shared_with_previous, sort
 from ftd.worker.train.data import Row
 
 PADDING = 0  # any token will do: padding is neither seen nor scored
@@ -21,14 +25,14 @@ PADDING = 0  # any token will do: padding is neither seen nor scored
 class Padded:
     """A rectangle of tokens for one forward pass, and what to score in it.
 
-    `ids` is (rows, width). `scored` has its shape and marks each position whose next token counts;
-    `targets` are those next tokens and `weights` what each counts, both (scored,) in row order.
+    `ids` is (rows, width). `source`, ascending, are positions in it, counted row by row, whose next
+    token counts; `target` are those next tokens and `weight` what each counts: (predictions,).
     """
 
     ids: npt.NDArray[np.int64]
-    scored: npt.NDArray[np.bool_]
-    targets: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float32]
+    source: npt.NDArray[np.int64]
+    target: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float32]
 
 
 def pad(rows: Sequence[Row]) -> Padded:
@@ -39,10 +43,55 @@ def pad(rows: Sequence[Row]) -> Padded:
     for index, row in enumerate(rows):
         ids[index, : len(row.ids)] = row.ids
         counts[index, 1 : len(row.ids)] = row.weights[1:]  # nothing predicts a first token
-    following = counts != 0
-    scored = np.zeros(shape, dtype=np.bool_)
-    scored[:, :-1] = following[:, 1:]
-    return Padded(ids=ids, scored=scored, targets=ids[following], weights=counts[following])
+    predicted = np.flatnonzero(counts)
+    return Padded(
+        ids=ids,
+        source=predicted - 1,
+        target=ids.ravel()[predicted],
+        weight=counts.ravel()[predicted],
+    )
+
+
+@dataclass(slots=True)
+class _Pass:
+    """Rows that are computed together: their ranks in sorted order, and their tree's tokens."""
+
+    ranks: list[int] = field(default_factory=list)
+    tokens: int = 0
+
+
+def share_out(rows: Sequence[Row], budget_tokens: int) -> list[list[Row]]:
+    """Share rows out over passes whose trees have at most `budget_tokens` tokens each.
+
+    Best fit, longest row first: a row goes where it adds least, of equals where least room is left.
+    One that is longer than the budget has a pass of its own. The result depends on the rows alone.
+    """
+    ordered = sort(rows)
+    shared = np.array(shared_with_previous(ordered), np.int64)
+    passes: list[_Pass] = []
+    for rank in sorted(range(len(ordered)), key=lambda rank: (-len(ordered[rank].ids), rank)):
+        length = len(ordered[rank].ids)
+        best: tuple[int, int, _Pass] | None = None
+        for candidate in passes:
+            added = length - _shared(shared, candidate.ranks, rank)
+            room = budget_tokens - candidate.tokens - added
+            if room >= 0 and (best is None or (added, room) < best[:2]):
+                best = (added, room, candidate)
+        if best is None:
+            best = (length, 0, _Pass())
+            passes.append(best[2])
+        insort(best[2].ranks, rank)
+        best[2].tokens += best[0]
+    return [[ordered[rank] for rank in each.ranks] for each in passes]
+
+
+def _shared(shared: npt.NDArray[np.int64], ranks: list[int], rank: int) -> int:
+    """How many first tokens the row of `rank` has in common with any of `ranks`: with the nearest
+    of them on either side, as the rows are sorted."""
+    at = bisect_left(ranks, rank)
+    before = int(shared[ranks[at - 1] + 1 : rank + 1].min()) if at > 0 else 0
+    after = int(shared[rank + 1 : ranks[at] + 1].min()) if at < len(ranks) else 0
+    return max(before, after)
 
 
 def split(rows: Sequence[Row], budget_tokens: int, pass_tokens: int) -> list[list[Row]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from transformers import LlamaForCausalLM
 
 from ftd.core.errors import FtdError
 from ftd.core.spec import Lora, Optimizer
@@ -204,11 +205,12 @@ def test_loss_and_accuracy_are_those_of_the_plain_formula(new_job: NewJob) -> No
     )
     job = new_job(data=data, batch_size=10, n_epochs=1, context_tokens=256, lora=PLAIN)
     run = job.prepared()
+    network = LlamaForCausalLM.from_pretrained(job.root / "in" / "model")  # a new adapter is zero
     nll = hits = weight = 0.0
     with torch.no_grad():
         for example in range(10):
             for row in run.training[example]:
-                logits = run.model.network(torch.tensor(row.ids[None].astype(np.int64))).logits
+                logits = network(torch.tensor(row.ids[None].astype(np.int64))).logits
                 scores = functional.log_softmax(logits[0, :-1].double(), dim=-1)
                 target = torch.tensor(row.ids[1:].astype(np.int64))
                 weights = torch.tensor(row.weights[1:]).double()
@@ -271,28 +273,30 @@ def test_a_file_with_nothing_to_train_on_fails_the_job(new_job: NewJob, use: str
 
 def out_of_memory_above(run: Run, tokens: int) -> None:
     """Give the run's network a device that holds so many tokens at a time."""
-    forward = run.model.network.forward
+    decoder = run.model.network.get_base_model().model
+    forward = decoder.forward
 
     def limited(*, input_ids: torch.Tensor, **inputs: Any) -> Any:
         if input_ids.numel() > tokens:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
         return forward(input_ids=input_ids, **inputs)
 
-    run.model.network.forward = limited
+    decoder.forward = limited
 
 
 def not_a_number_in(run: Run, passes: Container[int]) -> None:
-    """Spoil the logits of some forward passes, counted from 1."""
-    forward = run.model.network.forward
+    """Spoil what some forward passes give, counted from 1."""
+    decoder = run.model.network.get_base_model().model
+    forward = decoder.forward
     counter = count(1)
 
     def spoilt(**inputs: Any) -> Any:
         outputs = forward(**inputs)
         if next(counter) in passes:
-            outputs.logits = outputs.logits * math.nan
+            outputs.last_hidden_state = outputs.last_hidden_state * math.nan
         return outputs
 
-    run.model.network.forward = spoilt
+    decoder.forward = spoilt
 
 
 def test_running_out_of_memory_makes_the_passes_smaller(new_job: NewJob) -> None:

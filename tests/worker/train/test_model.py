@@ -13,7 +13,6 @@ from ftd.core.errors import FtdError
 from ftd.core.spec import Lora
 from ftd.worker.train.data import Row
 from ftd.worker.train.model import load
-from ftd.worker.train.packing import pad
 
 NewJob = Callable[..., Any]
 
@@ -129,9 +128,10 @@ def test_soft_caps_of_the_logits_are_part_of_the_score(
     ids = np.arange(10, 30, dtype=np.int32)
     weights = np.zeros(20, dtype=np.float32)
     weights[12:] = 0.5
+    (work,) = model.scorer.passes([Row(ids=ids, weights=weights)], 100)
     with torch.no_grad():
-        score = model.score(pad([Row(ids=ids, weights=weights)]))
-        logits = model.network(torch.from_numpy(ids.astype(np.int64))[None]).logits[0]
+        score = model.scorer.score(work)
+        logits = gemma.eval()(torch.from_numpy(ids.astype(np.int64))[None]).logits[0]
     assert logits.abs().max() <= 3.0
     expected = functional.cross_entropy(logits[11:19], torch.arange(22, 30), reduction="sum")
     assert float(score.nll) == pytest.approx(0.5 * float(expected), rel=1e-5)

@@ -1,13 +1,16 @@
 import itertools
 import random
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import LlamaForCausalLM
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ftd.worker.train.compute.tree import grow
 from ftd.worker.train.data import Row
-from ftd.worker.train.packing import Padded, pad, split
+from ftd.worker.train.packing import pad, share_out, split
+from tests.worker.train.test_tree import ROWS
 
 
 def row(*ids: int, weights: list[float] | None = None) -> Row:
@@ -26,13 +29,13 @@ def rows_of(*sizes: int) -> list[Row]:
 def test_pad_marks_the_position_before_each_trained_token() -> None:
     padded = pad([row(5, 6, 7, weights=[0, 0, 0.5]), row(8, 9, weights=[0, 2])])
     assert padded.ids.tolist() == [[5, 6, 7], [8, 9, 0]]
-    assert padded.scored.tolist() == [[False, True, False], [True, False, False]]
-    assert padded.targets.tolist() == [7, 9]
-    assert padded.weights.tolist() == [0.5, 2.0]
+    assert padded.source.tolist() == [1, 3]
+    assert padded.target.tolist() == [7, 9]
+    assert padded.weight.tolist() == [0.5, 2.0]
 
 
 def test_a_weight_on_the_first_token_is_of_no_use() -> None:
-    assert pad([row(5, 6, weights=[1, 1])]).targets.tolist() == [6]
+    assert pad([row(5, 6, weights=[1, 1])]).target.tolist() == [6]
 
 
 def test_rows_of_like_length_share_a_pass() -> None:
@@ -76,16 +79,36 @@ def test_the_split_is_the_cheapest_of_all(seed: int) -> None:
     assert sorted(id(row) for part in parts for row in part) == sorted(id(row) for row in rows)
 
 
-def test_a_padded_row_gets_the_logits_that_it_gets_alone(tiny: LlamaForCausalLM) -> None:
-    short, long = row(5, 6, 7), row(*range(20, 40))
+def trees(parts: list[list[Row]]) -> list[int]:
+    return [len(grow(part)) for part in parts]
 
-    def logits(padded: Padded) -> torch.Tensor:
-        with torch.no_grad():
-            return tiny(
-                input_ids=torch.from_numpy(padded.ids),
-                logits_to_keep=torch.from_numpy(padded.scored),
-            ).logits
 
-    together = logits(pad([short, long]))
-    torch.testing.assert_close(together[:2], logits(pad([short])), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(together[2:], logits(pad([long])), atol=1e-5, rtol=1e-5)
+@given(ROWS, st.integers(1, 30))
+def test_every_row_has_its_place_in_a_tree_that_fits(rows: list[Row], budget: int) -> None:
+    parts = share_out(rows, budget)
+    assert sorted(id(row) for part in parts for row in part) == sorted(map(id, rows))
+    assert all(
+        size <= budget or len(part) == 1 for size, part in zip(trees(parts), parts, strict=True)
+    )
+
+
+@given(ROWS, st.integers(1, 30), st.randoms())
+def test_the_order_of_rows_does_not_matter(rows: list[Row], budget: int, dice: Any) -> None:
+    shuffled = list(rows)
+    dice.shuffle(shuffled)
+    found = [
+        [grow(part).ids.tolist() for part in share_out(each, budget)] for each in (rows, shuffled)
+    ]
+    assert found[0] == found[1]
+
+
+def test_what_begins_alike_goes_together() -> None:
+    rows = [row(start, *range(10, 20), end) for end in range(30, 34) for start in (1, 2)]
+    parts = share_out(rows, 15)
+    assert trees(parts) == [15, 15]
+    assert [{int(row.ids[0]) for row in part} for part in parts] == [{1}, {2}]
+
+
+def test_rows_without_a_common_beginning_are_fitted_best() -> None:
+    rows = [row(*range(start, start + size)) for start, size in ((0, 6), (10, 5), (20, 4), (30, 5))]
+    assert sorted(trees(share_out(rows, 10))) == [10, 10]

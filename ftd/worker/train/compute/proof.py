@@ -1,0 +1,154 @@
+"""What of ours a network can be computed with: not looked up in a list, but tried.
+
+A small tree, computed once as one and once row by row by the model's own forward, must give the
+same logits. A model that fails is computed in rectangles with its own attention, and one whose
+head is unusual with its own head: slower, never wrong. What so small a trial cannot see is read
+from the configuration.
+"""
+
+import logging
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from ftd.worker.train.compute import gated, lora, norm
+from ftd.worker.train.compute.attention import NAME, Unsupported
+from ftd.worker.train.compute.head import Head
+from ftd.worker.train.compute.scoring import Scorer
+from ftd.worker.train.compute.tree import Tree, grow
+from ftd.worker.train.data import Row
+from ftd.worker.train.packing import pad
+
+# How far apart logits may be, as a part of their size: rounding of sums in another order, which in
+# bfloat16 has 8 bits. Another mask or a missing term is worth far more than that.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
+
+_log = logging.getLogger(__name__)
+
+
+def quickest(network: Any, device: torch.device, *, autocast: bool, trees: bool = True) -> Scorer:
+    """The quickest way to compute `network` that is proven right; in `trees` only if wanted.
+
+    Its attention is replaced, and its adapted layers are quickened, where that can be done.
+    """
+    inner = _inner(network)
+    scorer = Scorer(
+        network=network,
+        decoder=_decoder(inner),
+        device=device,
+        autocast=autocast,
+        alike_tokens=_alike_tokens(inner.config.get_text_config()),
+    )
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        rows = _trial(inner.get_input_embeddings().weight.shape[0])
+        own = [scorer.logits(pad([row]), np.arange(len(row.ids))) for row in rows]
+        quickened = sum(each.quicken(network) for each in (lora, norm, gated))
+        scorer = _with_head(scorer, rows, own)
+        if trees:
+            scorer = _with_trees(scorer, rows, own)
+    network.train(training)
+    _log.info(
+        "computes in %s, with %s head; %d layers quickened",
+        "trees" if scorer.trees else "rectangles",
+        "the model's own" if scorer.head is None else "a chunked",
+        quickened,
+    )
+    return scorer
+
+
+def _with_head(scorer: Scorer, rows: list[Row], own: list[Tensor]) -> Scorer:
+    found = None if scorer.decoder is None else _head(_inner(scorer.network))
+    if found is None:
+        return scorer
+    trial = replace(scorer, head=found)
+    with torch.autocast(scorer.device.type, dtype=torch.bfloat16, enabled=scorer.autocast):
+        ours = [found.logits(trial.hidden(pad([row]))) for row in rows]
+    return trial if _alike(own, ours) else scorer
+
+
+def _with_trees(scorer: Scorer, rows: list[Row], own: list[Tensor]) -> Scorer:
+    inner = _inner(scorer.network)
+    before = inner.config._attn_implementation  # noqa: SLF001 - it has no other name
+    trial = replace(scorer, trees=True)
+    if getattr(inner.config.get_text_config(), "attn_temperature_tuning", False):
+        return scorer  # Llama 4 counts places where it should ask for positions, from 8,192 on
+    try:
+        inner.set_attn_implementation(NAME)
+        tree = grow(rows)
+        logits = trial.logits(tree, np.arange(len(tree)))
+        ours = [logits[torch.from_numpy(_places(tree, row))] for row in rows]
+    except (Unsupported, ValueError, TypeError, RuntimeError, IndexError, LookupError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        _log.info("attention cannot be replaced: %s", error)
+    else:
+        if _alike(own, ours):
+            return trial
+    inner.set_attn_implementation(before)
+    return scorer
+
+
+def _head(inner: Any) -> Head | None:
+    """The head as its configuration describes it, to be proven; None when it is another thing."""
+    output = inner.get_output_embeddings()
+    if type(output) is not nn.Linear or output.bias is not None:
+        return None
+    config = inner.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
+    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    return Head(weight=output.weight, scale=scale, softcap=softcap)
+
+
+def _decoder(inner: Any) -> nn.Module | None:
+    """What comes before the head; a few models do not keep it under the name that they give."""
+    for name in (inner.base_model_prefix, "model"):
+        if isinstance(found := getattr(inner, name, None), nn.Module):
+            return found
+    return None
+
+
+def _trial(vocabulary: int) -> list[Row]:
+    """Two rows that begin alike and a third."""
+    ids = [7919 * (at + 1) % vocabulary for at in range(24)]
+    rows = [ids[:13], ids[:6] + ids[13:19], ids[19:24]]
+    return [Row(ids=np.array(row, np.int32), weights=np.ones(len(row), np.float32)) for row in rows]
+
+
+def _places(tree: Tree, row: Row) -> npt.NDArray[np.int64]:
+    """Where the tokens of a row stand in the tree that it is in."""
+    leaves = np.flatnonzero(tree.end == np.arange(len(tree)) + 1)
+    paths = [np.append(tree.path(int(leaf)), leaf) for leaf in leaves]
+    return next(path for path in paths if np.array_equal(tree.ids[path], row.ids))
+
+
+def _alike(own: list[Tensor], ours: list[Tensor]) -> bool:
+    expected, found = torch.cat(own).float(), torch.cat(ours).float()
+    size = (expected - expected.mean(dim=1, keepdim=True)).norm()
+    apart = float((expected - found).norm() / size)
+    _log.info("differs from the model's own forward by %.2g of the logits", apart)
+    tolerance = TOLERANCE[own[0].dtype if own[0].dtype in TOLERANCE else torch.float32]
+    return math.isfinite(apart) and apart <= tolerance
+
+
+def _alike_tokens(config: Any) -> int:
+    """Up to which length a row's positions mean the same whatever else is in the pass."""
+    longest = 2**31
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in [ropes, *(rope for rope in ropes.values() if isinstance(rope, dict))]:
+        if rope.get("rope_type") in {"longrope", "dynamic"}:
+            original = rope.get("original_max_position_embeddings")
+            longest = min(longest, original or config.max_position_embeddings)
+    return longest
+
+
+def _inner(network: nn.Module) -> Any:
+    return network.get_base_model() if isinstance(network, PeftModel) else network
