@@ -52,7 +52,8 @@ class TrainSpec(_Spec):
     optimizer: Optimizer
     lora: Lora | None  # None: every weight is trained
     context_tokens: int = Field(ge=8)  # longer examples are cut from the end
-    micro_batch_tokens: int = Field(ge=8)  # padded tokens of one forward pass
+    micro_batch_tokens: int = Field(ge=8)  # tokens of one forward pass, at the most
+    memory_bytes: int | None = Field(None, ge=0)  # of the device; None: as if it never ran out
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
     threads: int = Field(ge=1)

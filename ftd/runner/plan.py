@@ -82,6 +82,7 @@ def _spec(training: Training, job: Job, given: Model, base: Model, device: Devic
         lora=None if full else training.lora,
         context_tokens=min(training.context_tokens, context_tokens(base)),
         micro_batch_tokens=training.micro_batch_tokens,
+        memory_bytes=device.memory_bytes // 2 if device.shared else device.memory_bytes,
         device="cuda" if device.kind == "cuda" else "cpu",
         dtype="bfloat16" if device.kind == "cuda" else "float32",
         threads=training.threads,

@@ -28,30 +28,41 @@ class Budget:
         self._scorer = scorer
         self._warn = warn
 
-    def fit(self, rows: Sequence[Row], work: Callable[[list[Tree | Padded]], T]) -> T:
+    def fit(
+        self, rows: Sequence[Row], work: Callable[[list[Tree | Padded]], T], times: int = 1
+    ) -> T:
         """What `work` makes of these rows in passes that fit; it is begun anew with smaller ones
-        when the device runs out of memory. Raises FtdError when a single row does not fit."""
+        when the device runs out of memory. Raises FtdError when a single row does not fit.
+
+        Its passes may have so many `times` the tokens of one that keeps activations.
+        """
         while True:
-            passes = self._scorer.passes(rows, self.tokens)
+            passes = self._scorer.passes(rows, self.tokens * times)
             try:
                 return work(passes)
             except torch.OutOfMemoryError as error:
                 shortage = str(error)
             # Out here the exception is gone, and with it the frames that held on to tensors.
-            self._shrink(rows, max(each.ids.size for each in passes), shortage)
+            self._shrink(rows, max(each.ids.size for each in passes), times, shortage)
 
-    def _shrink(self, rows: Sequence[Row], largest: int, shortage: str) -> None:
+    def _shrink(self, rows: Sequence[Row], largest: int, times: int, shortage: str) -> None:
+        _log.warning("out of memory: %s", shortage)
+        if self._scorer.device.type == "cuda":
+            torch.cuda.empty_cache()
         longest = max(len(row.ids) for row in rows)
         if largest <= longest:
+            if self._scorer.recompute():
+                self._warn(
+                    "The device ran out of memory; going on with activations computed again on the "
+                    "way back, which is slower. The batch size stays."
+                )
+                return
             raise invalid(
                 f"The device's memory is too small for an example of {longest:,} tokens, even "
                 "alone. A smaller model, shorter examples or a lower limit of context would fit.",
                 code="out_of_memory",
             )
-        self.tokens = min(self.tokens, largest) // 2
-        if self._scorer.device.type == "cuda":
-            torch.cuda.empty_cache()
-        _log.warning("out of memory: %s", shortage)
+        self.tokens = max(1, min(self.tokens, largest // times) // 2)
         self._warn(
             f"The device ran out of memory; going on with {self.tokens:,} tokens at a time. "
             "The batch size stays."

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ftd.core.errors import invalid
+from ftd.core.memory import Shape
 from ftd.core.spec import Lora, TrainSpec
 from ftd.worker import pretrained
 from ftd.worker.train.compute.proof import quickest
@@ -51,6 +52,28 @@ class Model:
             for name, parameter in self.network.named_parameters()
             if parameter.requires_grad
         }
+
+    def shape(self) -> Shape:
+        """Its size, for an estimate of memory. Where a configuration leaves out what it does not
+        have, as one without attention does, that counts as nothing."""
+        config = self.network.config.get_text_config()  # type: ignore[operator, union-attr]
+
+        def size(name: str) -> int:
+            return getattr(config, name, None) or 0
+
+        heads, hidden = size("num_attention_heads"), size("hidden_size")
+        width = size("head_dim") or hidden // max(1, heads)
+        frozen = [weight for weight in self.network.parameters() if not weight.requires_grad]
+        return Shape(
+            layers=size("num_hidden_layers"),
+            hidden=hidden,
+            queries=heads * width,
+            keys=(size("num_key_value_heads") or heads) * width,
+            inner=size("intermediate_size"),
+            frozen_bytes=sum(weight.numel() * weight.element_size() for weight in frozen),
+            trained=sum(weight.numel() for weight in self.trainable().values()),
+            element_bytes=2 if self.scorer.autocast else 4,
+        )
 
     def save(self, directory: Path) -> None:
         """Write `directory`/adapter as PEFT reads it, or `directory`/model as transformers does.

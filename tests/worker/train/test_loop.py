@@ -339,6 +339,44 @@ def test_a_row_that_does_not_fit_alone_fails_the_job(new_job: NewJob) -> None:
     assert caught.value.code == "out_of_memory"
 
 
+def test_activations_are_computed_again_before_a_job_is_given_up(
+    new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that holds 20 tokens of a pass that keeps them, and any number otherwise."""
+    job, roomy = new_job("job", lora=PLAIN), new_job("roomy", lora=PLAIN)
+    run = job.prepared()
+    network = run.model.network
+    decoder = network.get_base_model().model
+    forward = decoder.forward
+
+    def limited(*, input_ids: torch.Tensor, **inputs: Any) -> Any:
+        if input_ids.numel() > 20 and not network.is_activation_checkpointing:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+        return forward(input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(decoder, "forward", limited)
+    assert isinstance(train(run), Done)
+    assert any("computed again on the way back" in warning for warning in job.warnings())
+    roomy.run()
+    for one, other in zip(job.told(Step), roomy.told(Step), strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
+
+
+def test_memory_that_is_short_by_estimate_is_said_and_changes_no_bit(new_job: NewJob) -> None:
+    short = new_job("short", memory_bytes=0)
+    longest = short.prepared().training.longest
+    plenty = new_job("plenty", memory_bytes=2**40, micro_batch_tokens=longest)
+    for job, recomputes in ((short, True), (plenty, False)):
+        run = job.prepared()
+        assert run.model.network.is_activation_checkpointing == recomputes
+        assert run.budget.tokens == longest
+        job.facts.clear()
+        job.run()
+        told = [note.message for note in job.told(Notice) if note.message.startswith("Memory")]
+        assert len(told) == recomputes
+    assert adapter_sha(short, 6) == adapter_sha(plenty, 6)
+
+
 def test_one_step_that_is_no_number_is_passed_over(new_job: NewJob) -> None:
     job = new_job(batch_size=1, n_epochs=1)
     run = job.prepared()

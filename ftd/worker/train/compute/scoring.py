@@ -46,6 +46,15 @@ class Scorer:
     head: Head | None = None  # needs a decoder
     alike_tokens: int = 2**31  # rows that are longer change what others in their pass compute
 
+    def recompute(self) -> bool:
+        """Keep less for the way back from now on, and compute it again; False if that is so
+        already, or cannot be done."""
+        network: Any = self.network
+        if network.is_activation_checkpointing or not network.supports_gradient_checkpointing:
+            return False
+        network.activation_checkpointing_enable()
+        return True
+
     def passes(self, rows: Sequence[Row], budget_tokens: int) -> list[Tree | Padded]:
         """These rows in passes of at most `budget_tokens` tokens, or of one row."""
         alike = [row for row in rows if len(row.ids) <= self.alike_tokens]
