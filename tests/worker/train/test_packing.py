@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ftd.worker.train.compute.tree import grow
 from ftd.worker.train.data import Row
 from ftd.worker.train.packing import pad, share_out, split
-from tests.worker.train.test_tree import ROWS
+from tests.worker.train.compute.test_tree import ROWS
 
 
 def row(*ids: int, weights: list[float] | None = None) -> Row:

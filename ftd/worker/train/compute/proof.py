@@ -8,7 +8,7 @@ from the configuration.
 
 import logging
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,18 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from ftd.worker.train.compute import gated, lora, norm
-from ftd.worker.train.compute.attention import NAME, Unsupported
+from ftd.worker.train.compute.attention import NAME, Nodes, Pattern, Rule, Unsupported, Wish
+from ftd.worker.train.compute.blockwise import blockwise
+from ftd.worker.train.compute.flex import flex
 from ftd.worker.train.compute.head import Head
 from ftd.worker.train.compute.scoring import Scorer
 from ftd.worker.train.compute.tree import Tree, grow
 from ftd.worker.train.data import Row
 from ftd.worker.train.packing import pad
 
-# How far apart logits may be, as a part of their size: rounding of sums in another order, which in
-# bfloat16 has 8 bits. Another mask or a missing term is worth far more than that.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1}
+# How far apart logits and gradients may be, as a part of their size: sums in another order, rounded
+# (to 8 bits in bfloat16) in every layer. Another mask or a missing term is worth far more.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.1}
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def quickest(network: Any, device: torch.device, *, autocast: bool, trees: bool 
     training = network.training
     network.eval()
     with torch.no_grad():
-        rows = _trial(inner.get_input_embeddings().weight.shape[0])
+        rows = _trial(_vocabulary(inner))
         own = [scorer.logits(pad([row]), np.arange(len(row.ids))) for row in rows]
         quickened = sum(each.quicken(network) for each in (lora, norm, gated))
         scorer = _with_head(scorer, rows, own)
@@ -57,11 +59,35 @@ def quickest(network: Any, device: torch.device, *, autocast: bool, trees: bool 
     network.train(training)
     _log.info(
         "computes in %s, with %s head; %d layers quickened",
-        "trees" if scorer.trees else "rectangles",
+        "rectangles" if scorer.trees is None else "trees",
         "the model's own" if scorer.head is None else "a chunked",
         quickened,
     )
     return scorer
+
+
+def compiled(scorer: Scorer) -> Scorer:
+    """`scorer` with its attention compiled into one kernel, if that gives the same gradients. Takes
+    the time of the compilation."""
+    if scorer.trees is None:
+        return scorer
+    trial = replace(scorer, trees=flex)
+    trained = [weight for weight in scorer.network.parameters() if weight.requires_grad]
+    (tree,) = scorer.passes(_trial(_vocabulary(_inner(scorer.network))), 100)
+    found = []
+    try:
+        for each in (scorer, trial):
+            nll = each.score(tree).nll
+            gradients = torch.autograd.grad(nll, trained, allow_unused=True)
+            found.append(torch.cat([part.flatten() for part in gradients if part is not None]))
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        _log.warning("attention cannot be compiled: %s", error)
+        return scorer
+    apart = float((found[0] - found[1]).norm() / found[0].norm())
+    _log.info("compiled attention differs by %.2g of the gradients", apart)
+    return trial if apart <= TOLERANCE[_dtype(scorer)] else scorer
 
 
 def _with_head(scorer: Scorer, rows: list[Row], own: list[Tensor]) -> Scorer:
@@ -71,29 +97,67 @@ def _with_head(scorer: Scorer, rows: list[Row], own: list[Tensor]) -> Scorer:
     trial = replace(scorer, head=found)
     with torch.autocast(scorer.device.type, dtype=torch.bfloat16, enabled=scorer.autocast):
         ours = [found.logits(trial.hidden(pad([row]))) for row in rows]
-    return trial if _alike(own, ours) else scorer
+    return trial if _alike(own, ours, TOLERANCE[_dtype(scorer)]) else scorer
 
 
 def _with_trees(scorer: Scorer, rows: list[Row], own: list[Tensor]) -> Scorer:
     inner = _inner(scorer.network)
+    if (reason := _mixes_otherwise(inner)) is not None:
+        _log.info("no trees: %s", reason)
+        return scorer
     before = inner.config._attn_implementation  # noqa: SLF001 - it has no other name
-    trial = replace(scorer, trees=True)
-    if getattr(inner.config.get_text_config(), "attn_temperature_tuning", False):
-        return scorer  # Llama 4 counts places where it should ask for positions, from 8,192 on
+    counter = _Counter()
     try:
         inner.set_attn_implementation(NAME)
         tree = grow(rows)
-        logits = trial.logits(tree, np.arange(len(tree)))
+        logits = replace(scorer, trees=counter.pattern).logits(tree, np.arange(len(tree)))
         ours = [logits[torch.from_numpy(_places(tree, row))] for row in rows]
     except (Unsupported, ValueError, TypeError, RuntimeError, IndexError, LookupError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         _log.info("attention cannot be replaced: %s", error)
     else:
-        if _alike(own, ours):
-            return trial
+        layers = inner.config.get_text_config().num_hidden_layers
+        if counter.asked == layers and _alike(own, ours, TOLERANCE[_dtype(scorer)]):
+            return replace(scorer, trees=blockwise)
+        _log.info("%d of %d layers asked our attention", counter.asked, layers)
     inner.set_attn_implementation(before)
     return scorer
+
+
+def _mixes_otherwise(inner: Any) -> str | None:
+    """Why tokens would learn of others than through attention, or of places; None: no sign of it.
+
+    In a trial, what an untrained or weak layer mixes may drown in rounding.
+    """
+    if getattr(inner.config.get_text_config(), "attn_temperature_tuning", False):
+        return "it counts places where it should ask for positions"  # Llama 4, from 8,192 on
+    for name, module in inner.named_modules():
+        if isinstance(module, nn.Conv1d):  # state-space and linear attention have one too
+            return f"{name} is a convolution along the sequence"
+    return None
+
+
+@dataclass(slots=True)
+class _Counter:
+    """Block by block, counting the layers that ask."""
+
+    asked: int = 0
+
+    def pattern(self, nodes: Nodes, rule: Rule) -> "_Counted":
+        return _Counted(self, blockwise(nodes, rule))
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A Pattern that tells a counter of each call."""
+
+    counter: _Counter
+    pattern: Pattern
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, wish: Wish) -> Tensor:
+        self.counter.asked += 1
+        return self.pattern.attend(query, key, value, wish)
 
 
 def _head(inner: Any) -> Head | None:
@@ -130,12 +194,11 @@ def _places(tree: Tree, row: Row) -> npt.NDArray[np.int64]:
     return next(path for path in paths if np.array_equal(tree.ids[path], row.ids))
 
 
-def _alike(own: list[Tensor], ours: list[Tensor]) -> bool:
+def _alike(own: list[Tensor], ours: list[Tensor], tolerance: float) -> bool:
     expected, found = torch.cat(own).float(), torch.cat(ours).float()
     size = (expected - expected.mean(dim=1, keepdim=True)).norm()
     apart = float((expected - found).norm() / size)
     _log.info("differs from the model's own forward by %.2g of the logits", apart)
-    tolerance = TOLERANCE[own[0].dtype if own[0].dtype in TOLERANCE else torch.float32]
     return math.isfinite(apart) and apart <= tolerance
 
 
@@ -148,6 +211,15 @@ def _alike_tokens(config: Any) -> int:
             original = rope.get("original_max_position_embeddings")
             longest = min(longest, original or config.max_position_embeddings)
     return longest
+
+
+def _dtype(scorer: Scorer) -> torch.dtype:
+    """What it computes in."""
+    return torch.bfloat16 if scorer.autocast else next(scorer.network.parameters()).dtype
+
+
+def _vocabulary(inner: Any) -> int:
+    return int(inner.get_input_embeddings().weight.shape[0])
 
 
 def _inner(network: nn.Module) -> Any:

@@ -4,7 +4,8 @@ transformers' code is kept but for attention and for the head's loss; which of o
 computed with is proven before (see proof).
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ftd.worker.train.compute.attention import Walk, walking
+from ftd.worker.train.compute.attention import Nodes, Pattern, Rule, attending
 from ftd.worker.train.compute.head import Head, score
 from ftd.worker.train.compute.tree import Tree, grow
 from ftd.worker.train.data import Row
@@ -36,13 +37,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
-    """How a network is computed. `trees`: by our attention, which is set; `head`: by our loss."""
+    """How a network is computed. `trees`: by our attention, which is set then, in patterns that
+    this makes; `head`: by our loss."""
 
     network: nn.Module  # for causal language modelling, PEFT's wrapping included
     decoder: nn.Module | None  # what it has before its head
     device: torch.device
     autocast: bool  # compute in bfloat16
-    trees: bool = False
+    trees: Callable[[Nodes, Rule], Pattern] | None = None
     head: Head | None = None  # needs a decoder
     alike_tokens: int = 2**31  # rows that are longer change what others in their pass compute
 
@@ -59,7 +61,7 @@ class Scorer:
         """These rows in passes of at most `budget_tokens` tokens, or of one row."""
         alike = [row for row in rows if len(row.ids) <= self.alike_tokens]
         alone = [[row] for row in rows if len(row.ids) > self.alike_tokens]
-        if self.trees:
+        if self.trees is not None:
             return [grow(part) for part in share_out(alike, budget_tokens) + alone]
         parts = split(alike, budget_tokens, PASS_TOKENS[self.device.type])
         return [pad(part) for part in parts + alone]
@@ -102,7 +104,8 @@ class Scorer:
         dtype = torch.bfloat16 if self.autocast else next(self.network.parameters()).dtype
         # A mask of ones says that nothing is packed; what is seen, our attention decides.
         ones = torch.ones(1, len(work), dtype=torch.bool, device=self.device)
-        with walking(Walk(work, self.device, dtype)):
+        assert self.trees is not None
+        with attending(functools.partial(self.trees, Nodes.of(work, self.device, dtype))):
             return module(
                 input_ids=ids[None],
                 position_ids=torch.from_numpy(work.depth).to(self.device)[None],

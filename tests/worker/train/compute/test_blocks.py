@@ -7,7 +7,7 @@ from ftd.worker.train.compute import blocks
 from ftd.worker.train.compute.blocks import cut
 from ftd.worker.train.compute.tree import Tree, grow
 from ftd.worker.train.data import Row
-from tests.worker.train.test_tree import ROWS, row
+from tests.worker.train.compute.test_tree import ROWS, row
 
 
 def layout(tree: Tree) -> list[tuple[list[int], list[int]]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ftd.worker.train.compute.proof import quickest
 from ftd.worker.train.data import Row
-from tests.worker.train.architectures import ARCHITECTURES, build, gradients, measure
+from tests.worker.train.compute.architectures import ARCHITECTURES, build, gradients, measure
 
 
 def row(ids: Sequence[int], weights: Sequence[float] | None = None) -> Row:
@@ -53,7 +53,7 @@ def ours(
     network: nn.Module, rows: Sequence[Row], budget: int, *, trees: bool
 ) -> tuple[float, dict[str, Tensor]]:
     scorer = quickest(network, torch.device("cpu"), autocast=False, trees=trees)
-    assert scorer.trees is trees
+    assert (scorer.trees is not None) is trees
     assert scorer.head is not None
     total = 0.0
     network.zero_grad()

@@ -1,0 +1,107 @@
+"""What a network is computed with is found by trying it."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ftd.worker.train.compute.attention import NAME
+from ftd.worker.train.compute.proof import quickest
+from ftd.worker.train.compute.scoring import Scorer
+from ftd.worker.train.data import Row
+from tests.worker.train.compute.architectures import gradients
+from tests.worker.train.compute.test_exactness import EVERY
+
+_SHAPE = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_CHUNKED = {
+    "head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 48,
+    "attention_chunk_size": 5, "attn_temperature_tuning": False,
+    "layer_types": ["chunked_attention", "full_attention", "chunked_attention"],
+}  # fmt: skip
+
+
+def random(kind: str, **settings: Any) -> nn.Module:
+    torch.manual_seed(5)
+    config = AutoConfig.for_model(kind, **(_SHAPE | settings))
+    network: nn.Module = AutoModelForCausalLM.from_config(config)
+    return network.eval()
+
+
+def score(scorer: Scorer, rows: list[Row], budget: int) -> tuple[float, dict[str, torch.Tensor]]:
+    scorer.network.zero_grad()
+    total = 0.0
+    for work in scorer.passes(rows, budget):
+        nll = scorer.score(work).nll
+        torch.autograd.backward(nll)
+        total += nll.item()
+    return total, gradients(scorer.network)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "trees", "head"),
+    [
+        ("gpt_neox", {}, True, True),
+        ("gpt2", {"n_embd": 32, "n_head": 4, "n_layer": 3}, True, True),
+        ("llama4_text", _CHUNKED, True, True),
+        ("mixtral", {"num_local_experts": 2}, True, True),
+        ("phi", {}, True, False),  # its head has a bias
+        ("llama4_text", _CHUNKED | {"attn_temperature_tuning": True}, False, True),
+        ("gpt_oss", {"head_dim": 8, "num_local_experts": 4}, False, True),  # sinks
+        ("lfm2", {"layer_types": ["conv", "full_attention", "conv"]}, False, True),
+        ("mamba", {"state_size": 4}, False, True),
+        ("bloom", {"n_layer": 3, "n_head": 4}, False, True),  # places, not positions
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_every_network_is_computed_right(
+    kind: str, settings: dict[str, Any], trees: bool, head: bool
+) -> None:
+    """Full fine-tuning, each row alone by the model's own forward against ours together."""
+    network = random(kind, **settings)
+    loss = 0.0
+    for row in EVERY:
+        ids = torch.from_numpy(row.ids.astype("int64"))
+        logits = network(input_ids=ids[None], use_cache=False).logits[0, :-1]
+        losses = nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+        nll = (losses * torch.from_numpy(row.weights[1:])).sum()
+        nll.backward()
+        loss += nll.item()
+    expected = gradients(network)
+
+    network = random(kind, **settings)
+    scorer = quickest(network, torch.device("cpu"), autocast=False)
+    assert ((scorer.trees is not None), (scorer.head is not None)) == (trees, head)
+    found, slopes = score(scorer, EVERY, 200)
+    assert found == pytest.approx(loss, rel=1e-5)
+    assert slopes.keys() == expected.keys()
+    for name, slope in expected.items():
+        assert (slopes[name] - slope).norm() <= 1e-4 * slope.norm() + 1e-5, name
+
+
+def test_a_model_that_fails_the_trial_keeps_its_own_attention() -> None:
+    network: Any = random("lfm2", layer_types=["conv", "full_attention", "conv"])
+    before = network.config._attn_implementation
+    quickest(network, torch.device("cpu"), autocast=False)
+    assert network.config._attn_implementation == before != NAME
+
+
+def test_long_rows_are_alone_where_positions_depend_on_the_longest() -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+    network = random("llama", max_position_embeddings=16, rope_parameters=rope)
+    scorer = quickest(network, torch.device("cpu"), autocast=False)
+    assert scorer.alike_tokens == 16
+    long = [row for row in EVERY if len(row.ids) > 16]
+    assert len(scorer.passes(EVERY, 10_000)) == 1 + len(long)
