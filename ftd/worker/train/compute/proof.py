@@ -7,7 +7,7 @@ from the configuration.
 """
 
 import logging
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,12 +50,11 @@ def quickest(network: Any, device: torch.device, *, autocast: bool, trees: bool 
     training = network.training
     network.eval()
     with torch.no_grad():
-        rows = _trial(_vocabulary(inner))
-        own = [scorer.logits(pad([row]), np.arange(len(row.ids))) for row in rows]
+        trial = _Trial.of(scorer)
         quickened = sum(each.quicken(network) for each in (lora, norm, gated))
-        scorer = _with_head(scorer, rows, own)
+        scorer = _with_head(scorer, trial)
         if trees:
-            scorer = _with_trees(scorer, rows, own)
+            scorer = _with_trees(scorer, trial)
     network.train(training)
     _log.info(
         "computes in %s, with %s head; %d layers quickened",
@@ -73,7 +72,7 @@ def compiled(scorer: Scorer) -> Scorer:
         return scorer
     trial = replace(scorer, trees=flex)
     trained = [weight for weight in scorer.network.parameters() if weight.requires_grad]
-    (tree,) = scorer.passes(_trial(_vocabulary(_inner(scorer.network))), 100)
+    (tree,) = scorer.passes(_rows(_vocabulary(_inner(scorer.network))), 100)
     found = []
     try:
         for each in (scorer, trial):
@@ -90,17 +89,45 @@ def compiled(scorer: Scorer) -> Scorer:
     return trial if apart <= TOLERANCE[_dtype(scorer)] else scorer
 
 
-def _with_head(scorer: Scorer, rows: list[Row], own: list[Tensor]) -> Scorer:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    """Two rows that begin alike and a third, and the logits of all their tokens, row by row, as the
+    model computed them before anything was changed."""
+
+    rows: tuple[Row, ...]
+    own: Tensor
+    tolerance: float
+
+    @classmethod
+    def of(cls, scorer: Scorer) -> "_Trial":
+        rows = _rows(_vocabulary(_inner(scorer.network)))
+        padded = pad(rows)
+        return cls(
+            rows=rows,
+            own=scorer.logits(padded, _in_rectangle(rows)),
+            tolerance=TOLERANCE[_dtype(scorer)],
+        )
+
+    def agrees(self, logits: Tensor) -> bool:
+        expected, found = self.own.float(), logits.float()
+        size = (expected - expected.mean(dim=1, keepdim=True)).norm()
+        apart = float((expected - found).norm() / size)
+        _log.info("differs from the model's own forward by %.2g of the logits", apart)
+        return apart <= self.tolerance  # not so when it is no number
+
+
+def _with_head(scorer: Scorer, trial: _Trial) -> Scorer:
     found = None if scorer.decoder is None else _head(_inner(scorer.network))
     if found is None:
         return scorer
-    trial = replace(scorer, head=found)
+    padded = pad(trial.rows)
     with torch.autocast(scorer.device.type, dtype=torch.bfloat16, enabled=scorer.autocast):
-        ours = [found.logits(trial.hidden(pad([row]))) for row in rows]
-    return trial if _alike(own, ours, TOLERANCE[_dtype(scorer)]) else scorer
+        hidden = scorer.hidden(padded)[torch.from_numpy(_in_rectangle(trial.rows))]
+        logits = found.logits(hidden)
+    return replace(scorer, head=found) if trial.agrees(logits) else scorer
 
 
-def _with_trees(scorer: Scorer, rows: list[Row], own: list[Tensor]) -> Scorer:
+def _with_trees(scorer: Scorer, trial: _Trial) -> Scorer:
     inner = _inner(scorer.network)
     if (reason := _mixes_otherwise(inner)) is not None:
         _log.info("no trees: %s", reason)
@@ -109,16 +136,16 @@ def _with_trees(scorer: Scorer, rows: list[Row], own: list[Tensor]) -> Scorer:
     counter = _Counter()
     try:
         inner.set_attn_implementation(NAME)
-        tree = grow(rows)
+        tree = grow(trial.rows)
         logits = replace(scorer, trees=counter.pattern).logits(tree, np.arange(len(tree)))
-        ours = [logits[torch.from_numpy(_places(tree, row))] for row in rows]
     except (Unsupported, ValueError, TypeError, RuntimeError, IndexError, LookupError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         _log.info("attention cannot be replaced: %s", error)
     else:
         layers = inner.config.get_text_config().num_hidden_layers
-        if counter.asked == layers and _alike(own, ours, TOLERANCE[_dtype(scorer)]):
+        places = np.concatenate([_in_tree(tree, row) for row in trial.rows])
+        if counter.asked == layers and trial.agrees(logits[torch.from_numpy(places)]):
             return replace(scorer, trees=blockwise)
         _log.info("%d of %d layers asked our attention", counter.asked, layers)
     inner.set_attn_implementation(before)
@@ -180,26 +207,28 @@ def _decoder(inner: Any) -> nn.Module | None:
     return None
 
 
-def _trial(vocabulary: int) -> list[Row]:
-    """Two rows that begin alike and a third."""
+def _rows(vocabulary: int) -> tuple[Row, ...]:
     ids = [7919 * (at + 1) % vocabulary for at in range(24)]
     rows = [ids[:13], ids[:6] + ids[13:19], ids[19:24]]
-    return [Row(ids=np.array(row, np.int32), weights=np.ones(len(row), np.float32)) for row in rows]
+    return tuple(
+        Row(ids=np.array(row, np.int32), weights=np.ones(len(row), np.float32)) for row in rows
+    )
 
 
-def _places(tree: Tree, row: Row) -> npt.NDArray[np.int64]:
+def _in_rectangle(rows: Sequence[Row]) -> npt.NDArray[np.int64]:
+    """Where the tokens of all rows stand when they are padded."""
+    width = max(len(row.ids) for row in rows)
+    starts = range(0, width * len(rows), width)
+    return np.concatenate(
+        [start + np.arange(len(row.ids)) for start, row in zip(starts, rows, strict=True)]
+    )
+
+
+def _in_tree(tree: Tree, row: Row) -> npt.NDArray[np.int64]:
     """Where the tokens of a row stand in the tree that it is in."""
     leaves = np.flatnonzero(tree.end == np.arange(len(tree)) + 1)
     paths = [np.append(tree.path(int(leaf)), leaf) for leaf in leaves]
     return next(path for path in paths if np.array_equal(tree.ids[path], row.ids))
-
-
-def _alike(own: list[Tensor], ours: list[Tensor], tolerance: float) -> bool:
-    expected, found = torch.cat(own).float(), torch.cat(ours).float()
-    size = (expected - expected.mean(dim=1, keepdim=True)).norm()
-    apart = float((expected - found).norm() / size)
-    _log.info("differs from the model's own forward by %.2g of the logits", apart)
-    return math.isfinite(apart) and apart <= tolerance
 
 
 def _alike_tokens(config: Any) -> int:
