@@ -41,7 +41,8 @@ def score(
     the likeliest word.
 
     `hidden` is (positions, width). A prediction is that `target` follows `position`, ascending,
-    counted by `weight`; no two are of the same position and target.
+    counted by `weight`; no two are of the same position and target. These three are on the CPU: to
+    look into them must not wait for a device.
     """
     given = (hidden, head.weight, head, position, target, weight)
     nll, hits = _Score.apply(*given)  # type: ignore[no-untyped-call]
@@ -66,9 +67,10 @@ class _Score(torch.autograd.Function):
         nll, hits = hidden.new_zeros((), dtype=wide), hidden.new_zeros((), dtype=wide)
         for start, end in _chunks(len(hidden), len(head_weight)):
             part = slice(start, end)
-            first, last = torch.searchsorted(position, position.new_tensor([start, end])).tolist()
-            here = slice(first, last)
-            at, words, counts = position[here] - start, target[here], weight[here]
+            first, last = torch.searchsorted(position, torch.tensor([start, end])).tolist()
+            here, device = slice(first, last), hidden.device
+            at = (position[here] - start).to(device)
+            words, counts = target[here].to(device), weight[here].to(device)
             logits = head.logits(hidden[part])
             top, likeliest = logits.max(dim=-1, keepdim=True)
             hits += ((likeliest[at, 0] == words) * counts).sum()
@@ -109,7 +111,7 @@ class _Score(torch.autograd.Function):
 
 def _chunks(positions: int, words: int) -> Iterator[tuple[int, int]]:
     """Equal parts of the positions: a small one would read all of the head for little."""
-    count = math.ceil(positions * words * 4 / CHUNK_BYTES)
+    count = max(1, math.ceil(positions * words * 4 / CHUNK_BYTES))
     borders = [positions * part // count for part in range(count + 1)]
     return pairwise(borders)
 

@@ -69,15 +69,15 @@ class Scorer:
     def score(self, work: Tree | Padded) -> Score:
         """One forward pass. Only sources of predictions go through the language model's head."""
         source = np.unique(work.source)
-        places = torch.from_numpy(np.searchsorted(source, work.source)).to(self.device)
-        target = torch.from_numpy(work.target).to(self.device)
-        weight = torch.from_numpy(work.weight).to(self.device)
+        places = torch.from_numpy(np.searchsorted(source, work.source))
+        target, weight = torch.from_numpy(work.target), torch.from_numpy(work.weight)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             if self.head is not None:
                 hidden = self.hidden(work)[torch.from_numpy(source).to(self.device)]
                 nll, hits = score(self.head, hidden, places, target, weight)
                 return Score(nll=nll, hits=hits)
             logits = self.logits(work, source)
+        places, target, weight = (each.to(self.device) for each in (places, target, weight))
         logits = logits.to(torch.promote_types(torch.float32, logits.dtype))
         losses = functional.cross_entropy(logits[places], target, reduction="none")
         hits = (logits.detach().argmax(dim=-1)[places] == target) * weight

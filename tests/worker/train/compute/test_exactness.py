@@ -41,6 +41,7 @@ CASES = {
     "several answers to one prompt": [
         row([*SYSTEM, answer, answer + 1, 2], [0] * 6 + [1, 1, 1]) for answer in (30, 32, 34, 36)
     ],
+    "rows without a prediction": [row([4]), row(SYSTEM, [1, 0, 0, 0, 0, 0]), row([3, 4, 5])],
     "one long row among short ones": [
         row([*SYSTEM, *(3 + n * 7 % 50 for n in range(60))]),
         *(row([*SYSTEM, n, n + 1]) for n in range(20, 30)),
@@ -93,5 +94,5 @@ def test_every_architecture(kind: str, dtype: torch.dtype, bound: float) -> None
 def test_every_kind_of_sharing(case: str, dtype: torch.dtype, bound: float) -> None:
     rows = CASES[case]
     expected = measure(build("mistral", torch.float64), rows)
-    for budget in (10_000, 20):
+    for budget in (10_000, 20, 1):
         agree(ours(build("mistral", dtype), rows, budget, trees=True), expected, bound)
