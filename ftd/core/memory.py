@@ -43,10 +43,11 @@ class Fit:
 
 
 def fit(shape: Shape, *, memory_bytes: int, wanted: int, longest: int, cuda: bool) -> Fit:
-    """The most tokens of a pass, up to `wanted`, or `longest` where that is more: an example is
-    never computed in parts. Where nothing fits, the least is tried all the same."""
+    """As many tokens of a pass as fit, `wanted` at most. Where even the longest example does not
+    fit, it is tried all the same, with activations computed again: it is never cut."""
     fixed = _BASE_BYTES + cuda * _CONTEXT_BYTES + shape.frozen_bytes + shape.trained * _ADAM
-    left = max(0, memory_bytes - fixed)
+    masks = longest**2 // 2 * shape.element_bytes
+    left = max(0, memory_bytes - fixed - masks)
     room = int(left / (kept_bytes(shape, recompute=False) * _SLACK))
     kept = f"{room:,} tokens fit into {memory_bytes / 2**30:.1f} GiB"
     if room >= longest:
@@ -67,4 +68,4 @@ def kept_bytes(shape: Shape, *, recompute: bool) -> int:
     """What one token keeps for the way back."""
     layer = _HIDDEN * shape.hidden + _HEADS * (shape.queries + shape.keys) + _INNER * shape.inner
     elements = layer + shape.layers * shape.hidden if recompute else layer * shape.layers
-    return elements * shape.element_bytes
+    return max(1, elements * shape.element_bytes)  # 1: of a network that does not say its size

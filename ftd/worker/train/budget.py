@@ -12,6 +12,8 @@ from ftd.worker.train.compute.tree import Tree
 from ftd.worker.train.data import Row
 from ftd.worker.train.packing import Padded
 
+MOST_LARGER = 8
+
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -25,33 +27,38 @@ class Budget:
 
     def __init__(self, scorer: Scorer, tokens: int, warn: Callable[[str], None]) -> None:
         self.tokens = tokens
+        self._larger = MOST_LARGER
         self._scorer = scorer
         self._warn = warn
 
     def fit(
-        self, rows: Sequence[Row], work: Callable[[list[Tree | Padded]], T], times: int = 1
+        self, rows: Sequence[Row], work: Callable[[list[Tree | Padded]], T], larger: int = 1
     ) -> T:
         """What `work` makes of these rows in passes that fit; it is begun anew with smaller ones
         when the device runs out of memory. Raises FtdError when a single row does not fit.
 
-        Its passes may have so many `times` the tokens of one that keeps activations.
+        Passes that keep nothing for a way back may be `larger` by a factor, while that fits.
         """
         while True:
-            passes = self._scorer.passes(rows, self.tokens * times)
+            larger = min(larger, self._larger)
+            passes = self._scorer.passes(rows, self.tokens * larger)
             try:
                 return work(passes)
             except torch.OutOfMemoryError as error:
                 shortage = str(error)
             # Out here the exception is gone, and with it the frames that held on to tensors.
-            self._shrink(rows, max(each.ids.size for each in passes), times, shortage)
+            self._shrink(rows, max(each.ids.size for each in passes), larger, shortage)
 
-    def _shrink(self, rows: Sequence[Row], largest: int, times: int, shortage: str) -> None:
+    def _shrink(self, rows: Sequence[Row], largest: int, larger: int, shortage: str) -> None:
         _log.warning("out of memory: %s", shortage)
         if self._scorer.device.type == "cuda":
             torch.cuda.empty_cache()
         longest = max(len(row.ids) for row in rows)
+        if larger > 1:  # training's passes fit; only these were too large
+            self._larger = larger // 2
+            return
         if largest <= longest:
-            if self._scorer.recompute():
+            if torch.is_grad_enabled() and self._scorer.recompute():
                 self._warn(
                     "The device ran out of memory; going on with activations computed again on the "
                     "way back, which is slower. The batch size stays."
@@ -62,7 +69,7 @@ class Budget:
                 "alone. A smaller model, shorter examples or a lower limit of context would fit.",
                 code="out_of_memory",
             )
-        self.tokens = max(1, min(self.tokens, largest // times) // 2)
+        self.tokens = min(self.tokens, largest) // 2
         self._warn(
             f"The device ran out of memory; going on with {self.tokens:,} tokens at a time. "
             "The batch size stays."

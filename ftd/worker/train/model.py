@@ -54,12 +54,16 @@ class Model:
         }
 
     def shape(self) -> Shape:
-        """Its size, for an estimate of memory. Where a configuration leaves out what it does not
-        have, as one without attention does, that counts as nothing."""
+        """Its size, for an estimate of memory. What a configuration does not have, or has otherwise
+        for each layer, counts as nothing or as the largest."""
         config = self.network.config.get_text_config()  # type: ignore[operator, union-attr]
 
         def size(name: str) -> int:
-            return getattr(config, name, None) or 0
+            try:
+                value = getattr(config, name, None) or 0
+            except RuntimeError:  # transformers: layers differ in it
+                return 0
+            return max(value) if isinstance(value, (list, tuple)) else value
 
         heads, hidden = size("num_attention_heads"), size("hidden_size")
         width = size("head_dim") or hidden // max(1, heads)

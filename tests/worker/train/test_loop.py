@@ -331,6 +331,17 @@ def test_validation_runs_out_of_memory_as_gently(new_job: NewJob) -> None:
     assert isinstance(train(run), Done)
 
 
+def test_validation_that_does_not_fit_leaves_training_s_passes_as_they_are(
+    new_job: NewJob,
+) -> None:
+    job = new_job(validation=60, micro_batch_tokens=300)
+    run = job.prepared()
+    out_of_memory_above(run, 400)
+    assert isinstance(train(run), Done)
+    assert run.budget.tokens == 300
+    assert not [warning for warning in job.warnings() if "memory" in warning]
+
+
 def test_a_row_that_does_not_fit_alone_fails_the_job(new_job: NewJob) -> None:
     run = new_job().prepared()
     out_of_memory_above(run, 20)

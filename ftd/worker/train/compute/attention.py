@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from ftd.worker.train.compute.blocks import Cut, cut
 from ftd.worker.train.compute.tree import Tree
 
 NAME: Final = "ftd-tree"  # what transformers' registries know it by
@@ -46,7 +45,7 @@ class Nodes:
     """A tree as attention needs it. `depth` and `end` are (tokens,), on the device; `dtype` is what
     the layers compute in."""
 
-    cut: Cut
+    tree: Tree
     depth: Tensor
     end: Tensor
     dtype: torch.dtype
@@ -54,9 +53,9 @@ class Nodes:
     @classmethod
     def of(cls, tree: Tree, device: torch.device, dtype: torch.dtype) -> "Nodes":
         return cls(
-            cut=cut(tree),
-            depth=torch.from_numpy(tree.depth).to(device),
-            end=torch.from_numpy(tree.end).to(device),
+            tree=tree,
+            depth=torch.from_numpy(tree.depth).to(device, non_blocking=True),
+            end=torch.from_numpy(tree.end).to(device, non_blocking=True),
             dtype=dtype,
         )
 

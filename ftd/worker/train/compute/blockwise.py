@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ftd.worker.train.compute.attention import Nodes, Rule, Wish
-from ftd.worker.train.compute.blocks import Block
+from ftd.worker.train.compute.blocks import Block, cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +52,16 @@ class Blockwise:
 
 def blockwise(nodes: Nodes, rule: Rule) -> Blockwise:
     """The pattern of layers whose tokens see, of their ancestors, what `rule` lets them."""
-    starts = [0]
-    for length in nodes.cut.pieces:
-        starts.append(starts[-1] + length)
+    plan = cut(nodes.tree)
+    starts = [0, *accumulate(plan.pieces)]
     places = torch.arange(starts[-1], device=nodes.end.device)
     parts = []
-    for block in nodes.cut.blocks:
+    for block in plan.blocks:
         queries = places[starts[block.first] : starts[block.last]]
         above = [places[starts[piece] : starts[piece + 1]] for piece in block.above]
         keys = torch.cat([*above, queries])
         parts.append(Part(block=block, mask=_mask(nodes, rule, queries, keys)))
-    return Blockwise(lengths=nodes.cut.pieces, parts=tuple(parts))
+    return Blockwise(lengths=plan.pieces, parts=tuple(parts))
 
 
 def _mask(nodes: Nodes, rule: Rule, queries: Tensor, keys: Tensor) -> Tensor | None:

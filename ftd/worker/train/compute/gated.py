@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
-_CLOSE = 1e-5  # relative; a layer of another kind is further away than rounding
+from ftd.worker.train.compute.nearness import close, distance
+
+_LAYERS = ("gate_proj", "up_proj", "down_proj", "act_fn")
 
 
 class _Gated(torch.autograd.Function):
@@ -33,35 +34,49 @@ class _Gated(torch.autograd.Function):
         return None, back_gate, grad * acted.detach()
 
 
-def quicken(network: nn.Module) -> int:
-    """Have every feed-forward layer that this is found to compute do so; returns how many."""
-    kinds: dict[type[nn.Module], bool] = {}
-    found = 0
+def quicken(network: nn.Module) -> list[nn.Module]:
+    """Have every feed-forward layer that this is found to compute do so; returns them.
+
+    One of a kind is tried. Layers of a kind that differ from each other show in the trial of the
+    whole network.
+    """
+    kinds: dict[tuple[type, type], bool] = {}
+    found = []
     for module in network.modules():
-        if not all(hasattr(module, name) for name in _PARTS):
+        if not all(isinstance(getattr(module, name, None), nn.Module) for name in _LAYERS):
             continue
-        kind = type(module)
+        kind = (type(module), type(module.act_fn))
         if kind not in kinds:
             kinds[kind] = _is_gated(module)
         if kinds[kind]:
             module.forward = _forward(module)
-            found += 1
+            found.append(module)
     return found
 
 
 def _is_gated(module: Any) -> bool:
-    """Whether it computes nothing else, found by trying."""
+    """Whether it computes nothing else and trains nothing else."""
+    if next(module.parameters(recurse=False), None) is not None:
+        return False
+    if next(module.act_fn.parameters(), None) is not None:
+        return False
+    if any(isinstance(child, nn.Dropout) and child.p for child in module.children()):
+        return False
     weight = next(module.gate_proj.parameters())
     width = getattr(module.gate_proj, "in_features", None)
     if not isinstance(width, int):
         return False
     x = torch.linspace(-2, 3, width, device=weight.device, dtype=weight.dtype)[None, None]
     with torch.no_grad():
-        expected, ours = module(x), _forward(module)(x)
-    if not isinstance(expected, Tensor) or expected.shape != ours.shape:
+        # Once far out, where a clamp would show.
+        return all(_agrees(module, factor * x, weight.dtype) for factor in (1, 1000))
+
+
+def _agrees(module: Any, x: Tensor, dtype: torch.dtype) -> bool:
+    theirs, ours = module(x), _forward(module)(x)
+    if not isinstance(theirs, Tensor) or theirs.shape != ours.shape:
         return False
-    apart = float((ours.float() - expected.float()).norm() / expected.float().norm())
-    return apart <= max(_CLOSE, 4 * torch.finfo(weight.dtype).eps)
+    return distance(ours, theirs) <= close(dtype)
 
 
 def _forward(module: Any) -> Callable[[Tensor], Tensor]:

@@ -5,20 +5,21 @@ where they stand, so that a step holds one chunk's of them and nothing is comput
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, starmap
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 2**25  # of logits in float32: 170 positions of a vocabulary of 49,152
+# Of logits in float32. CPU: 170 positions of a vocabulary of 49,152, which stay in its cache. CUDA:
+# enough to keep it busy, 1,024 positions of a vocabulary of 131,072.
+CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """How a model makes logits of hidden states: scale * cap * tanh(hidden weight' / cap)."""
+    """How a model makes logits of hidden states: cap * tanh(scale * hidden weight' / cap)."""
 
     weight: Tensor  # (words, width)
     scale: float = 1.0
@@ -26,12 +27,22 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(positions, width) to (positions, words), in float32 or wider."""
-        logits = (hidden @ self.weight.T).to(_wide(hidden))
+        return self.of(hidden, self.weight)
+
+    def of(self, hidden: Tensor, matrix: Tensor) -> Tensor:
+        """The same with a `matrix` that is the weight in another precision."""
+        logits = (hidden @ matrix.T).to(_wide(hidden))
         if self.scale != 1.0:
-            logits.mul_(self.scale)
+            logits = logits.mul_(self.scale)
         if self.softcap is not None:
-            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+            logits = logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits
+
+    def before(self, grad: Tensor, slope: Tensor | None) -> Tensor:
+        """The gradient of logits, in place, as that of the product that they were made of."""
+        if slope is not None:
+            grad.mul_(slope)
+        return grad.mul_(self.scale) if self.scale != 1.0 else grad
 
 
 def score(
@@ -44,7 +55,8 @@ def score(
     counted by `weight`; no two are of the same position and target. These three are on the CPU: to
     look into them must not wait for a device.
     """
-    given = (hidden, head.weight, head, position, target, weight)
+    # Inside, gradients are never on.
+    given = (hidden, head.weight, head, position, target, weight, torch.is_grad_enabled())
     nll, hits = _Score.apply(*given)  # type: ignore[no-untyped-call]
     return nll, hits
 
@@ -54,66 +66,71 @@ class _Score(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
-        head_weight: Tensor,
+        matrix: Tensor,
         head: Head,
         position: Tensor,
         target: Tensor,
         weight: Tensor,
+        trained: bool,
     ) -> tuple[Tensor, Tensor]:
-        wide = _wide(hidden)
-        weight = weight.to(wide)
-        back = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        back_head = torch.zeros_like(head_weight, dtype=wide) if ctx.needs_input_grad[1] else None
+        device, wide = hidden.device, _wide(hidden)
+        back = torch.empty_like(hidden) if trained and ctx.needs_input_grad[0] else None
+        back_matrix = (
+            torch.zeros_like(matrix, dtype=wide) if trained and ctx.needs_input_grad[1] else None
+        )
         nll, hits = hidden.new_zeros((), dtype=wide), hidden.new_zeros((), dtype=wide)
-        for start, end in _chunks(len(hidden), len(head_weight)):
-            part = slice(start, end)
-            first, last = torch.searchsorted(position, torch.tensor([start, end])).tolist()
-            here, device = slice(first, last), hidden.device
-            at = (position[here] - start).to(device)
-            words, counts = target[here].to(device), weight[here].to(device)
-            logits = head.logits(hidden[part])
+        computed = _computed(hidden)
+        low, narrow = matrix.to(computed), hidden.to(computed)  # once, whatever autocast would do
+        borders = _borders(len(hidden), len(matrix), CHUNK_BYTES[device.type])
+        cuts = torch.searchsorted(position, torch.tensor(borders)).tolist()
+        position, target = (each.to(device, non_blocking=True) for each in (position, target))
+        weight = weight.to(device, wide, non_blocking=True)
+        for (start, end), here in zip(
+            pairwise(borders), starmap(slice, pairwise(cuts)), strict=True
+        ):
+            at, words, counts = position[here] - start, target[here], weight[here]
+            logits = head.of(narrow[start:end], low)
             top, likeliest = logits.max(dim=-1, keepdim=True)
             hits += ((likeliest[at, 0] == words) * counts).sum()
-            slope = None if head.softcap is None or back is None else _slope(logits, head.softcap)
+            slope = None if head.softcap is None else _slope(logits, head.softcap)
             aimed = logits[at, words]
             sums = logits.sub_(top).exp_().sum(dim=-1, keepdim=True)
             nll += ((top + sums.log())[at, 0].sub_(aimed) * counts).sum()
-            if back is None:
+            if back is None and back_matrix is None:
                 continue
             # d nll / d logits = weight of all targets * softmax - weight of each target
             total = hidden.new_zeros(len(logits), dtype=wide).index_add_(0, at, counts)
             grad = logits.mul_(total[:, None] / sums)
             grad[at, words] -= counts
-            if slope is not None:
-                grad.mul_(slope)
-            if head.scale != 1.0:
-                grad.mul_(head.scale)
-            grad = grad.to(hidden.dtype)
-            torch.mm(grad, head_weight.to(hidden.dtype), out=back[part])
-            if back_head is not None:
-                back_head += grad.T @ hidden[part]
-        ctx.save_for_backward(back, back_head)
+            grad = head.before(grad, slope).to(computed)
+            if back is not None:
+                back[start:end] = grad @ low
+            if back_matrix is not None:
+                back_matrix += grad.T @ narrow[start:end]
+        ctx.save_for_backward(back, back_matrix)
         ctx.mark_non_differentiable(hits)
         return nll, hits
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        back, back_head = ctx.saved_tensors
+        back, back_matrix = ctx.saved_tensors
         return (
             None if back is None else back * grad.to(back.dtype),
-            None if back_head is None else back_head * grad,
-            None,
-            None,
-            None,
-            None,
+            None if back_matrix is None else back_matrix * grad,
+            *[None] * 5,
         )
 
 
-def _chunks(positions: int, words: int) -> Iterator[tuple[int, int]]:
-    """Equal parts of the positions: a small one would read all of the head for little."""
-    count = max(1, math.ceil(positions * words * 4 / CHUNK_BYTES))
-    borders = [positions * part // count for part in range(count + 1)]
-    return pairwise(borders)
+def _borders(positions: int, words: int, chunk_bytes: int) -> list[int]:
+    """Of equal chunks: a small one would read all of the head for little."""
+    count = max(1, math.ceil(positions * words * 4 / chunk_bytes))
+    return [positions * part // count for part in range(count + 1)]
+
+
+def _computed(hidden: Tensor) -> torch.dtype:
+    """What products are computed in."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 def _slope(logits: Tensor, cap: float) -> Tensor:

@@ -50,20 +50,20 @@ class _Adapted(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b, None
 
 
-def quicken(network: nn.Module) -> int:
-    """Have every adapted layer that this can compute do so; returns how many. Others, with dropout
-    or of another kind, stay as they are."""
+def quicken(network: nn.Module) -> list[nn.Module]:
+    """Have every adapted layer that this can compute do so; returns them. Others, with dropout or
+    of another kind, stay as they are."""
     found = [module for module in network.modules() if _is_plain(module)]
     for module in found:
         module.forward = _forward(module)
-    return len(found)
+    return found
 
 
 def _is_plain(module: Any) -> bool:
     return (
         type(module) is Linear
         and type(module.base_layer) is nn.Linear
-        and not module.base_layer.weight.requires_grad
+        and not any(weight.requires_grad for weight in module.base_layer.parameters())
         and module.active_adapters == [ADAPTER]
         and not module.lora_variant
         and not module.lora_bias[ADAPTER]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_CLOSE = 1e-5  # relative; a norm of another kind is further away than rounding
+from ftd.worker.train.compute.nearness import close, distance
 
 
 class _Norm(torch.autograd.Function):
@@ -40,38 +40,30 @@ class _Norm(torch.autograd.Function):
         return back.mul_(scale).addcmul_(wide, along).to(x.dtype), back_factor, None
 
 
-def quicken(network: nn.Module) -> int:
-    """Have every norm that this is found to compute do so; returns how many."""
-    kinds: dict[type[nn.Module], float | None] = {}
-    found = 0
+def quicken(network: nn.Module) -> list[nn.Module]:
+    """Have every norm that this is found to compute do so; returns them."""
+    found = []
     for module in network.modules():
-        kind = type(module)
-        if not kind.__name__.endswith("RMSNorm"):
-            continue
-        if kind not in kinds:
-            kinds[kind] = _offset(module)
-        offset = kinds[kind]
-        if offset is not None:
-            module.forward = _forward(module, offset)
-            found += 1
+        if type(module).__name__.endswith("RMSNorm"):
+            offset = _offset(module)
+            if offset is not None:
+                module.forward = _forward(module, offset)
+                found.append(module)
     return found
 
 
 def _offset(module: nn.Module) -> float | None:
-    """What this kind adds to its weight, found by trying; None: it computes something else."""
+    """What it adds to its weight, found by trying; None: it computes something else."""
     weight, eps = getattr(module, "weight", None), _eps(module)
     if not isinstance(weight, Tensor) or weight.ndim != 1 or eps is None:
         return None
     # Of one token, in steps: no random number is drawn that training would have drawn.
     x = torch.linspace(-2, 3, len(weight), device=weight.device, dtype=weight.dtype)[None]
     with torch.no_grad():
-        expected = module(x).float()
-        for offset in (0.0, 1.0):
-            ours = _Norm.apply(x, weight + offset, eps).float()  # type: ignore[no-untyped-call]
-            apart = float((ours - expected).norm() / expected.norm())
-            if apart <= max(_CLOSE, 4 * torch.finfo(weight.dtype).eps):
-                return offset
-    return None
+        theirs = module(x)
+        apart = {offset: distance(_norm(x, weight, offset, eps), theirs) for offset in (0.0, 1.0)}
+    nearest = min(apart, key=apart.__getitem__)
+    return nearest if apart[nearest] <= close(weight.dtype) else None
 
 
 def _eps(module: nn.Module) -> float | None:
@@ -84,10 +76,16 @@ def _eps(module: nn.Module) -> float | None:
 
 def _forward(module: Any, offset: float) -> Any:
     eps = _eps(module)
+    assert eps is not None
 
     def forward(hidden_states: Tensor) -> Tensor:
-        factor = module.weight if offset == 0.0 else module.weight + offset
-        normed: Tensor = _Norm.apply(hidden_states, factor, eps)  # type: ignore[no-untyped-call]
-        return normed
+        return _norm(hidden_states, module.weight, offset, eps)
 
     return forward
+
+
+def _norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
+    if offset:  # which 8 bits of mantissa would round
+        weight = weight.to(torch.promote_types(torch.float32, weight.dtype)) + offset
+    normed: Tensor = _Norm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    return normed

@@ -7,6 +7,7 @@ from the configuration.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from ftd.worker.train.compute import gated, lora, norm
-from ftd.worker.train.compute.attention import NAME, Nodes, Pattern, Rule, Unsupported, Wish
+from ftd.worker.train.compute.attention import NAME, Nodes, Pattern, Rule, Wish
 from ftd.worker.train.compute.blockwise import blockwise
 from ftd.worker.train.compute.flex import flex
 from ftd.worker.train.compute.head import Head
@@ -51,42 +52,60 @@ def quickest(network: Any, device: torch.device, *, autocast: bool, trees: bool 
     network.eval()
     with torch.no_grad():
         trial = _Trial.of(scorer)
-        quickened = sum(each.quicken(network) for each in (lora, norm, gated))
-        scorer = _with_head(scorer, trial)
-        if trees:
-            scorer = _with_trees(scorer, trial)
+        quickened = [module for each in (lora, norm, gated) for module in each.quicken(network)]
+        found = _found(scorer, trial, trees=trees)
+        if found == scorer and not trial.agrees(trial.computed_by(scorer)):
+            for module in quickened:
+                del module.forward  # and with it what we put in place of its class's
+            quickened = []
+            found = _found(scorer, trial, trees=trees)
     network.train(training)
     _log.info(
         "computes in %s, with %s head; %d layers quickened",
-        "rectangles" if scorer.trees is None else "trees",
-        "the model's own" if scorer.head is None else "a chunked",
-        quickened,
+        "rectangles" if found.trees is None else "trees",
+        "the model's own" if found.head is None else "a chunked",
+        len(quickened),
     )
-    return scorer
+    return found
+
+
+def _found(scorer: Scorer, trial: "_Trial", *, trees: bool) -> Scorer:
+    scorer = _with_head(scorer, trial)
+    return _with_trees(scorer, trial) if trees else scorer
 
 
 def compiled(scorer: Scorer) -> Scorer:
     """`scorer` with its attention compiled into one kernel, if that gives the same gradients. Takes
-    the time of the compilation."""
+    the time of the compilation, and draws no random number."""
     if scorer.trees is None:
         return scorer
-    trial = replace(scorer, trees=flex)
-    trained = [weight for weight in scorer.network.parameters() if weight.requires_grad]
-    (tree,) = scorer.passes(_rows(_vocabulary(_inner(scorer.network))), 100)
-    found = []
+    # Several squares on a side: some seen whole, some in part and some not at all.
+    ids = [7919 * (at + 1) % _vocabulary(_inner(scorer.network)) for at in range(660)]
+    tree = grow([_row(ids[:360]), _row(ids[:300] + ids[360:420]), _row(ids[420:])])
+    training = scorer.network.training
+    scorer.network.eval()
     try:
-        for each in (scorer, trial):
-            nll = each.score(tree).nll
-            gradients = torch.autograd.grad(nll, trained, allow_unused=True)
-            found.append(torch.cat([part.flatten() for part in gradients if part is not None]))
-    except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+        apart = _gradients_apart(scorer, replace(scorer, trees=flex), tree)
+    except Exception as error:  # noqa: BLE001 - a compiler may fail in any way; we do without it
         _log.warning("attention cannot be compiled: %s", error)
         return scorer
-    apart = float((found[0] - found[1]).norm() / found[0].norm())
+    finally:
+        scorer.network.train(training)
     _log.info("compiled attention differs by %.2g of the gradients", apart)
-    return trial if apart <= TOLERANCE[_dtype(scorer)] else scorer
+    return replace(scorer, trees=flex) if apart <= TOLERANCE[_dtype(scorer)] else scorer
+
+
+def _gradients_apart(one: Scorer, other: Scorer, tree: Tree) -> float:
+    trained = [weight for weight in one.network.parameters() if weight.requires_grad]
+    difference = size = 0.0
+    expected, found = (
+        torch.autograd.grad(each.score(tree).nll, trained, materialize_grads=True)
+        for each in (one, other)
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        difference += float((ours - theirs).float().square().sum())
+        size += float(theirs.float().square().sum())
+    return math.sqrt(difference / size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +119,17 @@ class _Trial:
 
     @classmethod
     def of(cls, scorer: Scorer) -> "_Trial":
-        rows = _rows(_vocabulary(_inner(scorer.network)))
-        padded = pad(rows)
+        ids = [7919 * (at + 1) % _vocabulary(_inner(scorer.network)) for at in range(24)]
+        rows = (_row(ids[:13]), _row(ids[:6] + ids[13:19]), _row(ids[19:24]))
         return cls(
             rows=rows,
-            own=scorer.logits(padded, _in_rectangle(rows)),
+            own=scorer.logits(pad(rows), _in_rectangle(rows)),
             tolerance=TOLERANCE[_dtype(scorer)],
         )
+
+    def computed_by(self, scorer: Scorer) -> Tensor:
+        """The same logits in one rectangle."""
+        return scorer.logits(pad(self.rows), _in_rectangle(self.rows))
 
     def agrees(self, logits: Tensor) -> bool:
         expected, found = self.own.float(), logits.float()
@@ -120,11 +143,14 @@ def _with_head(scorer: Scorer, trial: _Trial) -> Scorer:
     found = None if scorer.decoder is None else _head(_inner(scorer.network))
     if found is None:
         return scorer
-    padded = pad(trial.rows)
-    with torch.autocast(scorer.device.type, dtype=torch.bfloat16, enabled=scorer.autocast):
-        hidden = scorer.hidden(padded)[torch.from_numpy(_in_rectangle(trial.rows))]
-        logits = found.logits(hidden)
-    return replace(scorer, head=found) if trial.agrees(logits) else scorer
+    headed = replace(scorer, head=found)
+    try:
+        return headed if trial.agrees(trial.computed_by(headed)) else scorer
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a decoder does alone; its model can
+        _log.info("the head cannot be replaced: %s", error)
+        return scorer
 
 
 def _with_trees(scorer: Scorer, trial: _Trial) -> Scorer:
@@ -138,9 +164,9 @@ def _with_trees(scorer: Scorer, trial: _Trial) -> Scorer:
         inner.set_attn_implementation(NAME)
         tree = grow(trial.rows)
         logits = replace(scorer, trees=counter.pattern).logits(tree, np.arange(len(tree)))
-    except (Unsupported, ValueError, TypeError, RuntimeError, IndexError, LookupError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a model does with our masks; its own work
         _log.info("attention cannot be replaced: %s", error)
     else:
         layers = inner.config.get_text_config().num_hidden_layers
@@ -207,12 +233,8 @@ def _decoder(inner: Any) -> nn.Module | None:
     return None
 
 
-def _rows(vocabulary: int) -> tuple[Row, ...]:
-    ids = [7919 * (at + 1) % vocabulary for at in range(24)]
-    rows = [ids[:13], ids[:6] + ids[13:19], ids[19:24]]
-    return tuple(
-        Row(ids=np.array(row, np.int32), weights=np.ones(len(row), np.float32)) for row in rows
-    )
+def _row(ids: list[int]) -> Row:
+    return Row(ids=np.array(ids, np.int32), weights=np.ones(len(ids), np.float32))
 
 
 def _in_rectangle(rows: Sequence[Row]) -> npt.NDArray[np.int64]:

@@ -71,34 +71,41 @@ class Scorer:
         source = np.unique(work.source)
         places = torch.from_numpy(np.searchsorted(source, work.source))
         target, weight = torch.from_numpy(work.target), torch.from_numpy(work.weight)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            if self.head is not None:
-                hidden = self.hidden(work)[torch.from_numpy(source).to(self.device)]
+        if self.head is not None:
+            with self._precision():
+                hidden = self._hidden(work, source)
                 nll, hits = score(self.head, hidden, places, target, weight)
-                return Score(nll=nll, hits=hits)
-            logits = self.logits(work, source)
+            return Score(nll=nll, hits=hits)
+        logits = self.logits(work, source)
         places, target, weight = (each.to(self.device) for each in (places, target, weight))
         logits = logits.to(torch.promote_types(torch.float32, logits.dtype))
         losses = functional.cross_entropy(logits[places], target, reduction="none")
         hits = (logits.detach().argmax(dim=-1)[places] == target) * weight
         return Score(nll=(losses * weight).sum(), hits=hits.sum())
 
-    def hidden(self, work: Tree | Padded) -> Tensor:
-        """What the head is given, of every token: (tokens, width)."""
-        hidden: Tensor = self._run(self.decoder, work).last_hidden_state
-        return hidden.flatten(0, 1)
-
     def logits(self, work: Tree | Padded, source: npt.NDArray[np.int64]) -> Tensor:
-        """By the model's own head, so that whatever it does there is done."""
-        kept = torch.zeros(1, len(work.ids.ravel()), dtype=torch.bool)
-        kept[0, torch.from_numpy(source)] = True
-        if isinstance(work, Padded):
-            kept = kept.view(work.ids.shape)
-        logits: Tensor = self._run(self.network, work, logits_to_keep=kept.to(self.device)).logits
-        return logits.reshape(len(source), -1)
+        """Of these tokens, ascending and counted row by row: (source, words)."""
+        with self._precision():
+            if self.head is not None:
+                return self.head.logits(self._hidden(work, source))
+            # By the model's own head, so that whatever it does there is done.
+            kept = torch.zeros(work.ids.size, dtype=torch.bool)
+            kept[torch.from_numpy(source)] = True
+            kept = kept.view(work.ids.shape if isinstance(work, Padded) else (1, -1))
+            kept = kept.to(self.device)
+            logits: Tensor = self._run(self.network, work, logits_to_keep=kept).logits
+            return logits.reshape(len(source), -1)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast)
+
+    def _hidden(self, work: Tree | Padded, source: npt.NDArray[np.int64]) -> Tensor:
+        """What the head is given: (source, width)."""
+        hidden: Tensor = self._run(self.decoder, work).last_hidden_state
+        return hidden.flatten(0, 1)[self._moved(source)]
 
     def _run(self, module: Any, work: Tree | Padded, **more: Any) -> Any:
-        ids = torch.from_numpy(work.ids).to(self.device)
+        ids = self._moved(work.ids)
         if isinstance(work, Padded):
             return module(input_ids=ids, use_cache=False, **more)
         dtype = torch.bfloat16 if self.autocast else next(self.network.parameters()).dtype
@@ -108,8 +115,11 @@ class Scorer:
         with attending(functools.partial(self.trees, Nodes.of(work, self.device, dtype))):
             return module(
                 input_ids=ids[None],
-                position_ids=torch.from_numpy(work.depth).to(self.device)[None],
+                position_ids=self._moved(work.depth)[None],
                 attention_mask=ones,
                 use_cache=False,
                 **more,
             )
+
+    def _moved(self, array: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)

@@ -4,16 +4,20 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from ftd.worker import pretrained
+from ftd.worker.train.compute import gated
 from ftd.worker.train.compute.attention import NAME
 from ftd.worker.train.compute.proof import quickest
 from ftd.worker.train.compute.scoring import Scorer
 from ftd.worker.train.data import Row
-from tests.worker.train.compute.architectures import gradients
+from tests.worker.train.compute.architectures import gradients, measure
 from tests.worker.train.compute.test_exactness import EVERY
 
+CPU = torch.device("cpu")
 _SHAPE = {
     "vocab_size": 60,
     "hidden_size": 32,
@@ -82,7 +86,7 @@ def test_every_network_is_computed_right(
     expected = gradients(network)
 
     network = random(kind, **settings)
-    scorer = quickest(network, torch.device("cpu"), autocast=False)
+    scorer = quickest(network, CPU, autocast=False)
     assert ((scorer.trees is not None), (scorer.head is not None)) == (trees, head)
     found, slopes = score(scorer, EVERY, 200)
     assert found == pytest.approx(loss, rel=1e-5)
@@ -94,14 +98,54 @@ def test_every_network_is_computed_right(
 def test_a_model_that_fails_the_trial_keeps_its_own_attention() -> None:
     network: Any = random("lfm2", layer_types=["conv", "full_attention", "conv"])
     before = network.config._attn_implementation
-    quickest(network, torch.device("cpu"), autocast=False)
+    quickest(network, CPU, autocast=False)
     assert network.config._attn_implementation == before != NAME
 
 
 def test_long_rows_are_alone_where_positions_depend_on_the_longest() -> None:
     rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
     network = random("llama", max_position_embeddings=16, rope_parameters=rope)
-    scorer = quickest(network, torch.device("cpu"), autocast=False)
+    scorer = quickest(network, CPU, autocast=False)
     assert scorer.alike_tokens == 16
     long = [row for row in EVERY if len(row.ids) > 16]
     assert len(scorer.passes(EVERY, 10_000)) == 1 + len(long)
+
+
+def test_a_layer_that_was_quickened_wrongly_is_what_it_was_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def wrong(module: Any) -> Any:
+        return lambda x: module.up_proj(x)[..., :32]
+
+    monkeypatch.setattr(gated, "_is_gated", lambda module: True)
+    monkeypatch.setattr(gated, "_forward", wrong)
+    expected, _ = score(quickest(random("llama"), CPU, autocast=False, trees=False), EVERY, 1)
+    network = random("llama")
+    scorer = quickest(network, CPU, autocast=False)
+    assert scorer.trees is not None
+    assert scorer.head is not None
+    assert not any("forward" in vars(module) for module in network.modules())
+    assert score(scorer, EVERY, 200)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_weight_in_bfloat16_goes_in_trees_too() -> None:
+    scorer = quickest(random("llama"), CPU, autocast=True)
+    assert scorer.trees is not None
+    assert scorer.head is not None
+    found, _ = score(scorer, EVERY, 200)
+    exact, _ = score(quickest(random("llama"), CPU, autocast=False), EVERY, 200)
+    assert found == pytest.approx(exact, rel=0.02)
+
+
+def test_biases_that_an_adapter_trains_get_their_gradients() -> None:
+    def with_biases() -> nn.Module:
+        config = LoraConfig(r=2, target_modules=["q_proj", "up_proj"], bias="all")
+        with pretrained.loading("adapter"):
+            return get_peft_model(random("qwen2"), config)
+
+    _, plain = measure(with_biases(), EVERY)
+    _, found = score(quickest(with_biases(), CPU, autocast=False), EVERY, 200)
+    assert any("bias" in name for name in plain)
+    assert found.keys() == plain.keys()
+    for name, slope in plain.items():
+        assert (found[name] - slope).norm() <= 1e-4 * slope.norm() + 1e-5, name
