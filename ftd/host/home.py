@@ -37,6 +37,10 @@ class Home:
     def adapters(self) -> Path:
         return self.root / "adapters"
 
+    @property
+    def tokens(self) -> Path:
+        return self.root / "cache" / "tokens"
+
     def file(self, file_id: str) -> Path:
         return self.files / file_id
 
@@ -52,7 +56,7 @@ class Home:
             self.runs,
             self.models,
             self.adapters,
-            self.root / "cache",
+            self.tokens,
             self.root / "locks",
         ):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from ftd.core.errors import FtdError, Kind, invalid, no_such_file
 from ftd.core.file import FINE_TUNE, PURPOSES, File, FileStatus
 from ftd.host import blobs
 from ftd.host.home import Home
+from ftd.host.shelf import Shelf
 from ftd.launch.tool import run_tool
 from ftd.metrics import Metrics
 from ftd.service.keys import Actor
@@ -52,6 +53,7 @@ class Files:
         self._store = rooms.store
         self._home = rooms.home
         self._limits = rooms.limits
+        self._shelf = Shelf(rooms.home.tokens, rooms.limits.cache_bytes)
         self._checkers = asyncio.Semaphore(CHECKERS)
         self._checks: dict[str, asyncio.Task[File]] = {}
 
@@ -122,12 +124,16 @@ class Files:
 
         for file_id in await self._store.db.write(work):
             self._home.file(file_id).unlink(missing_ok=True)
+        if self._shelf.sources():
+            wanted = await files.known_hashes(self._store.db)
+            await asyncio.to_thread(self._shelf.sweep, wanted)
         await self._check_again()
 
     async def recover(self) -> None:
         """After a start: drop half uploads and bytes without a row, take up broken-off checks."""
         shutil.rmtree(self._home.incoming, ignore_errors=True)
         self._home.incoming.mkdir(mode=0o700)
+        self._shelf.recover()
         known = await files.known_ids(self._store.db)
         for path in self._home.files.iterdir():
             if path.is_file() and path.name not in known:

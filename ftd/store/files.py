@@ -1,7 +1,7 @@
 """Files as rows; their bytes lie beside the database and outlive a delete while they are used."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ftd.core.file import File, FileStatus
 from ftd.store.db import Database, Row, Transaction
@@ -76,6 +76,14 @@ def find(tx: Transaction, file_id: str) -> File | None:
     return None if row is None else _file(row)
 
 
+def purpose(tx: Transaction, project: str, file_id: str) -> str | None:
+    """What a visible file is for, as this transaction sees it; None where there is none."""
+    row = tx.execute(
+        f"SELECT purpose FROM files WHERE id = ? AND project = ? AND {_VISIBLE}", (file_id, project)
+    ).fetchone()
+    return None if row is None else str(row["purpose"])
+
+
 async def get(db: Database, project: str, file_id: str) -> File | None:
     rows = await db.rows(
         f"SELECT {_COLUMNS} FROM files WHERE id = ? AND project = ? AND {_VISIBLE}",
@@ -88,6 +96,21 @@ async def known_ids(db: Database) -> frozenset[str]:
     """Every file whose bytes should be there."""
     rows = await db.rows("SELECT id FROM files WHERE purged_at IS NULL")
     return frozenset(row["id"] for row in rows)
+
+
+async def hashes(db: Database, ids: Sequence[str]) -> dict[str, str]:
+    """The sha256 of these files, hidden or not, by id, as far as their bytes are there."""
+    marks = ", ".join("?" * len(ids))
+    rows = await db.rows(
+        f"SELECT id, sha256 FROM files WHERE id IN ({marks}) AND purged_at IS NULL", ids
+    )
+    return {row["id"]: row["sha256"] for row in rows}
+
+
+async def known_hashes(db: Database) -> frozenset[str]:
+    """The sha256 of every file whose bytes should be there."""
+    rows = await db.rows("SELECT DISTINCT sha256 FROM files WHERE purged_at IS NULL")
+    return frozenset(row["sha256"] for row in rows)
 
 
 async def unchecked(db: Database) -> tuple[File, ...]:

@@ -11,8 +11,11 @@ as it would have been anyway. (A control token of a single character cannot be b
 """
 
 import re
+import secrets
 from collections.abc import Iterable
 from typing import Any
+
+from transformers import PreTrainedTokenizerFast
 
 # A Unicode noncharacter: reserved for use inside a program, never for interchange.
 BREAK = "\ufdd0"
@@ -34,15 +37,22 @@ class Encoder:
         written = {token.content for token in added if token.content in template}
         # White space is ordinary text to a template, whatever the tokenizer calls it.
         control = special | {content for content in written if not content.isspace()}
-        self._tokenizer = tokenizer
         self._special_starts = _starts(special)
         self._control_starts = _starts(control)
         self.special = re.compile(_any_of(special))
         self.control = re.compile(_any_of(control))
         self.eos: int | None = tokenizer.eos_token_id
         self.opening: list[int] = _opening(tokenizer)
+        self._bare = _bare(tokenizer)
+        self._tokenizer: Any = tokenizer if self._bare is None else None
         self._anchors = {anchor: self._plain(anchor) for anchor in _ANCHORS}
         self._marks_starts = self._plain("a") != self._anchored("a")
+
+    def identity(self) -> str:
+        """Two encoders with the same one give the same ids."""
+        inner = secrets.token_hex() if self._bare is None else self._bare.to_str()
+        known = (self.special.pattern, self.control.pattern, self.eos, self.opening)
+        return f"{known}{inner}"
 
     def quote(self, value: Any, *, assistant: bool = False) -> Any:
         """The value with every control token in its strings broken, keys of dicts included.
@@ -83,10 +93,30 @@ class Encoder:
         return self._plain(text)
 
     def _plain(self, text: str) -> list[int]:
+        ids: list[int] = []
         if not text:
-            return []
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
+            return ids
+        if self._bare is not None:
+            ids = self._bare.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        else:
+            ids = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
         return ids
+
+
+def _bare(tokenizer: Any) -> Any:
+    """The tokenizers.Tokenizer inside, which knows the same ids without the wrapper, None where
+    the wrapper does more than ask it.
+
+    The wrapper takes as long again for a short text, and is slow to send to another process. It
+    has been asked once before, and left the inner one without truncation and padding.
+    """
+    plain = (
+        isinstance(tokenizer, PreTrainedTokenizerFast)
+        and type(tokenizer)._encode_plus is PreTrainedTokenizerFast._encode_plus  # noqa: SLF001
+        and type(tokenizer).encode is PreTrainedTokenizerFast.encode
+        and not tokenizer.split_special_tokens
+    )
+    return tokenizer.backend_tokenizer if plain else None
 
 
 def _opening(tokenizer: Any) -> list[int]:

@@ -8,8 +8,9 @@ date are given a fixed one.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
+from hashlib import sha256
 from itertools import product, takewhile
 from typing import Any
 
@@ -63,6 +64,13 @@ class ChatTemplate:
         )
         self._special_tokens = tokenizer.special_tokens_map
         self.encoder = Encoder(tokenizer, self._plain + self._with_tools)
+
+    def fingerprint(self) -> str:
+        """A hash of all that decides which ids a chat becomes; a fresh one each time where the
+        tokenizer cannot be looked into."""
+        parts = (self._plain, self._with_tools, repr(sorted(self._special_tokens.items())))
+        whole = "\0".join((*parts, self.encoder.identity()))
+        return sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
     def prompt_ids(self, messages: Sequence[Message], tools: list[Any] | None = None) -> list[int]:
         """What a model is given so that it answers `messages`. Raises RenderError."""
@@ -164,6 +172,9 @@ class Conversation:
     thinking: bool
     dropped: int
     warnings: frozenset[str]
+    _known: dict[tuple[int, bool], tuple[str, list[tuple[int, int]]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )  # masks asks for the same renderings on several rungs, and rendering is the dearest part
 
     def text(self, count: int | None = None, *, prompt: bool = False) -> str:
         """The first `count` messages (None: all); with `prompt`, up to where an answer begins."""
@@ -174,9 +185,13 @@ class Conversation:
         return self._rendered(None, prompt=False)
 
     def _rendered(self, count: int | None, prompt: bool) -> tuple[str, list[tuple[int, int]]]:
-        return self.template.render(
-            self.messages[:count], self.tools, prompt=prompt, thinking=self.thinking
-        )
+        messages = self.messages[:count]
+        key = (len(messages), prompt)
+        if key not in self._known:
+            self._known[key] = self.template.render(
+                messages, self.tools, prompt=prompt, thinking=self.thinking
+            )
+        return self._known[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,12 +16,14 @@ from ftd.core.file import File, FileStatus
 from ftd.core.ids import Ids
 from ftd.daemon import SystemClock
 from ftd.host.home import Home
+from ftd.host.shelf import Shelf
 from ftd.metrics import Metrics
 from ftd.service import files as service
 from ftd.service.files import FileRooms, Files, status_details
 from ftd.service.keys import Actor
 from ftd.store.db import Database
 from ftd.store.store import Store
+from tests.host.test_shelf import make
 
 ME = Actor(project="default", name="me")
 LINE = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
@@ -43,7 +45,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     home.make()
     database = Database(home.database, Bell())
     await database.open()
-    store = Store(database, SystemClock(), Ids(random.Random(5).choice))
+    store = Store(database, SystemClock(), Ids(random.Random(5).randbytes))
     files = Files(FileRooms(store=store, home=home, limits=SMALL, metrics=Metrics("0")))
     yield Room(files, home, store)
     await files.close()
@@ -166,6 +168,27 @@ async def test_an_expired_file_is_gone(room: Room) -> None:
     assert room.on_disk() == set()
     with pytest.raises(FtdError):
         await room.files.get(ME, file.id)
+
+
+async def test_a_file_takes_its_tokens_with_it_unless_another_has_the_same_bytes(
+    room: Room, tmp_path: Path
+) -> None:
+    one, same, other = [await put(room, LINE * count) for count in (10, 10, 11)]
+    shelf = Shelf(room.home.tokens, SMALL.cache_bytes)
+    for file in (one, other):
+        made = make(tmp_path / file.id, source=file.sha256)
+        shelf.publish(made, shelf.place(file.sha256, "key"))
+    await room.files.delete(ME, one.id)
+    assert set(shelf.sources()) == {one.sha256, other.sha256}
+    await room.files.delete(ME, same.id)
+    assert shelf.sources() == (other.sha256,)
+
+
+async def test_tokens_half_way_are_gone_after_a_start(room: Room) -> None:
+    half = room.home.tokens / ".new" / "half"
+    half.mkdir(parents=True)
+    await room.files.recover()
+    assert not half.exists()
 
 
 async def test_another_project_sees_nothing(room: Room) -> None:

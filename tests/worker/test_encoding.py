@@ -1,5 +1,6 @@
 """Control tokens that people type stay text, and text goes on where other text ended."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -8,7 +9,13 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from ftd.worker.encoding import BREAK, Encoder
-from tests.worker.chat_templates import byte_level, sentencepiece_like, smollm2
+from tests.worker.chat_templates import (
+    FAMILIES,
+    byte_level,
+    sentencepiece_like,
+    smollm2,
+    tokenizer_of,
+)
 
 TEMPLATE = "{{ '<|im_start|><tool_call>' }}"
 
@@ -101,3 +108,45 @@ def test_the_opening_is_what_the_tokenizer_adds_itself() -> None:
     )
     assert Encoder(tokenizer, "").opening == [bos]
     assert bos not in Encoder(tokenizer, "").ids("text")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_inner_tokenizer_says_what_its_wrapper_says(family: str) -> None:
+    tokenizer = tokenizer_of(family)
+    encode = Encoder(tokenizer, "")
+    control = "".join(FAMILIES[family].special)
+    for text in (
+        "Hello! ",
+        "  12 \n\n\u00e9t\u00e9 \U0001f600",
+        f"a{control} b",
+        "\ufffd\x00",
+        control,
+    ):
+        assert encode.ids(text) == tokenizer.encode(text, add_special_tokens=False)
+
+
+def test_what_a_tokenizer_was_saved_with_cuts_and_pads_nothing() -> None:
+    tokenizer = deepcopy(smollm2())
+    expected = tokenizer.encode("one two three four five", add_special_tokens=False)
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=64)
+    assert Encoder(tokenizer, "").ids("one two three four five") == expected
+
+
+def test_a_tokenizer_that_splits_its_special_tokens_is_left_to() -> None:
+    tokenizer = deepcopy(smollm2())
+    tokenizer.split_special_tokens = True
+    encode = Encoder(tokenizer, "")
+    assert len(encode.ids("<|im_end|>")) > 1
+    assert encode.ids("<|im_end|>") == tokenizer.encode("<|im_end|>", add_special_tokens=False)
+
+
+def test_equal_tokenizers_have_one_identity_and_odd_ones_none() -> None:
+    known = Encoder(smollm2(), "").identity()
+    assert Encoder(deepcopy(smollm2()), "").identity() == known
+    more = deepcopy(smollm2())
+    more.add_tokens(["there"])
+    assert Encoder(more, "").identity() != known
+    odd = deepcopy(smollm2())
+    odd.split_special_tokens = True
+    assert Encoder(odd, "").identity() != Encoder(odd, "").identity()

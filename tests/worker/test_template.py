@@ -1,5 +1,6 @@
 """Messages become the text that their model knows, whatever its template expects of them."""
 
+from copy import deepcopy
 from datetime import date
 from typing import Any
 
@@ -197,3 +198,30 @@ def test_thoughts_are_asked_for_only_where_the_data_has_some() -> None:
     thoughtful = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nYes"}
     prompt = qwen.read([USER, thoughtful]).text(1, prompt=True)
     assert prompt.endswith("<|im_start|>assistant\n")
+
+
+def test_what_was_rendered_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[int] = []
+    render = ChatTemplate.render
+
+    def counted(self: ChatTemplate, messages: list[Any], *rest: Any, **options: Any) -> Any:
+        rendered.append(len(messages))
+        return render(self, messages, *rest, **options)
+
+    monkeypatch.setattr(ChatTemplate, "render", counted)
+    chat = ChatTemplate(smollm2()).read([SYSTEM, USER, ANSWER])
+    assert chat.text() == chat.text(3) == chat.tagged()[0]
+    assert chat.text(2, prompt=True) != chat.text(2)
+    assert rendered == [3, 2, 2]
+
+
+def test_a_fingerprint_is_of_all_that_decides_the_ids() -> None:
+    tokenizer = deepcopy(smollm2())
+    known = ChatTemplate(tokenizer).fingerprint()
+    assert ChatTemplate(deepcopy(tokenizer)).fingerprint() == known
+    assert ChatTemplate(tokenizer, today=date(2020, 1, 1)).fingerprint() == known, "it has no date"
+    tokenizer.bos_token = "<|im_end|>"
+    assert ChatTemplate(tokenizer).fingerprint() != known
+    tokenizer = deepcopy(smollm2())
+    tokenizer.chat_template += "\ud800"
+    assert ChatTemplate(tokenizer).fingerprint() != known

@@ -1,21 +1,12 @@
-"""A training file as token ids on disk: written once in a stream, then mapped, never loaded.
+"""A training file as token ids on disk: written once, then mapped, never loaded.
 
-    ids.bin        int32    every row's token ids, one after another
-    weights.bin    float16  of each token, the weight of the loss of predicting it
-    rows.bin       int64    where each row begins in ids.bin, and the end of the last
-    examples.bin   int64    where each example begins in rows.bin, and the end of the last
-    manifest.json           what was counted; written last, so that its presence says "complete"
-
-That is 6 bytes a token, 8 a row and 8 an example: a gigabyte of English text, some 250 million
-tokens, becomes 1.5 GB. The kernel's page cache is the only memory it takes. Numbers are in the
-byte order of the machine.
+The columns are described in ftd.core.tokens. The kernel's page cache is the only memory they take.
 """
 
-import json
-import os
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from hashlib import sha256
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -23,14 +14,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ftd.core.dataset import is_blank, parse_example
-from ftd.worker.template import ChatTemplate, RenderError
-from ftd.worker.train.masks import Encoded, Tokens, encode
+from ftd.core.tokens import MANIFEST, REASON_CHARACTERS, Counts, Identity, Manifest, file_of
+from ftd.worker.template import ChatTemplate
+from ftd.worker.train.columns import Part, Writer, seal, sealed, sha256
+from ftd.worker.train.crew import spread
+from ftd.worker.train.parts import MAKER, Task
 
-_VERSION = 1
-_COLUMNS = {"ids": np.int32, "weights": np.float16, "rows": np.int64, "examples": np.int64}
-_MANIFEST = "manifest.json"
-_REASON_CHARACTERS = 200
+_DTYPES = {"ids": np.int32, "weights": np.float16, "rows": np.int64, "examples": np.int64}
 
 # What the codes of masks.encode mean to people.
 _SENTENCES = {
@@ -75,7 +65,7 @@ class TokenFile:
     @classmethod
     def open(cls, directory: Path) -> Self:
         """Raises FileNotFoundError when the directory is not complete."""
-        if not (directory / _MANIFEST).exists():
+        if not (directory / MANIFEST).exists():
             raise FileNotFoundError(f"{directory} does not hold a complete set of tokens")
         return cls(directory)
 
@@ -93,6 +83,17 @@ class TokenFile:
         """Tokens of all rows of an example; reads none of them."""
         borders = self._borders(index)
         return int(borders[-1] - borders[0])
+
+    def content(self, index: int) -> tuple[bytes, bytes]:
+        """The ids and weights of all rows of an example, to be compared with another's."""
+        borders = self._borders(index)
+        whole = slice(borders[0], borders[-1])
+        return self._ids[whole].tobytes(), self._weights[whole].tobytes()
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(np.diff(self._rows).max(initial=0))
 
     @property
     def tokens(self) -> int:
@@ -122,31 +123,53 @@ class Tokenized:
     warnings: tuple[str, ...]
 
 
-def tokenize(
-    source: Path,
-    tokenizer: Any,
-    context_tokens: int,
-    out: Path,
-    progress: Callable[[int], None] | None = None,
-) -> Tokenized:
-    """Tokenise a checked JSONL file into `out`, or take what an earlier attempt completed there.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A checked JSONL file, and what decides its tokens; `threads` only how soon they are there."""
 
-    A row longer than `context_tokens` loses its end. An example that is left without a trained
-    token, or that the chat template refuses, is skipped. `progress` is told after each example
-    how many have been read.
+    path: Path
+    tokenizer: Any
+    context_tokens: int
+    threads: int = 1
+
+
+def tokenize(
+    source: Source, out: Path, lent: Path | None = None, progress: Callable[[], None] | None = None
+) -> Tokenized:
+    """Take the tokens from `lent` or `out`, if they are those of this very file, tokenizer and
+    code, byte for byte; else tokenise the file into `out`.
+
+    A row longer than the context loses its end. An example that is left without a trained token,
+    or that the chat template refuses, is skipped. `progress` is called all along; what it raises
+    ends the work.
     """
-    identity = {
-        "version": _VERSION,
-        "source_bytes": source.stat().st_size,
-        "context_tokens": context_tokens,
-        "vocabulary": len(tokenizer),
-        "template": sha256(repr(tokenizer.chat_template).encode()).hexdigest(),
-    }
-    counts = _completed(out, identity)
-    if counts is None:
-        counts = _write(source, ChatTemplate(tokenizer), context_tokens, out, progress)
-        _complete(out, identity, counts)
-    file = TokenFile.open(out)
+    pulse = progress or _silently
+    template = ChatTemplate(source.tokenizer)
+    identity = Identity(
+        source=sha256(source.path, pulse),
+        context_tokens=source.context_tokens,
+        tokenizer=template.fingerprint(),
+        maker=MAKER,
+    )
+    for directory in (lent, out):
+        if directory is not None and (counts := sealed(directory, identity, pulse)) is not None:
+            return _tokenized(directory, counts, source.context_tokens)
+    task = Task(path=source.path, template=template, context_tokens=source.context_tokens)
+    totals = _Totals()
+    with Writer(out) as writer, closing(spread(task, source.threads, pulse)) as parts:
+        for part in parts:
+            writer.add(part)
+            totals.add(part)
+    seal(out, Manifest(identity=identity, counts=totals.counts(), sha256=writer.hashes))
+    return _tokenized(out, totals.counts(), source.context_tokens)
+
+
+def _silently() -> None:
+    """Nobody wants to hear how it goes."""
+
+
+def _tokenized(directory: Path, counts: Counts, context_tokens: int) -> Tokenized:
+    file = TokenFile.open(directory)
     return Tokenized(
         file=file,
         examples=len(file),
@@ -156,123 +179,39 @@ def tokenize(
     )
 
 
-@dataclass(slots=True, kw_only=True)
-class _Counts:
-    """What became of the examples of a file. `codes` counts the warnings of masks.encode."""
+class _Totals:
+    """Counts of parts, added up."""
 
-    truncated: int = 0
-    untrained: int = 0
-    refused: int = 0
-    first_refusal: str = ""
-    codes: dict[str, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._lines = 0
+        self._first_refusal = ""
+        self._sums: Counter[str] = Counter()
+        self._codes: Counter[str] = Counter()
 
+    def add(self, part: Part) -> None:
+        if part.refusal is not None and not self._first_refusal:
+            line, reason = part.refusal
+            told = f"line {self._lines + line}: {reason}"[:REASON_CHARACTERS]
+            # A lone surrogate, which a template may hold, has no UTF-8.
+            self._first_refusal = told.encode("utf-8", "replace").decode("utf-8")
+        self._lines += part.lines
+        self._codes.update(part.codes)
+        self._sums.update(
+            tokens=len(part.ids),
+            rows=len(part.lengths),
+            examples=len(part.widths),
+            truncated=part.truncated,
+            untrained=part.untrained,
+            refused=part.refused,
+        )
 
-def _write(
-    source: Path,
-    template: ChatTemplate,
-    context_tokens: int,
-    out: Path,
-    progress: Callable[[int], None] | None,
-) -> _Counts:
-    counts = _Counts()
-    with _Writer(out) as writer:
-        for read, (number, line) in enumerate(_lines(source), start=1):
-            try:
-                encoded = encode(template, parse_example(line))
-            except RenderError as error:
-                counts.refused += 1
-                counts.first_refusal = counts.first_refusal or f"line {number}: {error}"
-            else:
-                writer.add(_fitted(encoded, context_tokens, counts))
-            if progress is not None:
-                progress(read)
-    return counts
-
-
-def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
-    with source.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not is_blank(line):
-                yield number, line
+    def counts(self) -> Counts:
+        return Counts(
+            **self._sums, first_refusal=self._first_refusal, codes=dict(sorted(self._codes.items()))
+        )
 
 
-def _fitted(encoded: Encoded, context_tokens: int, counts: _Counts) -> list[Tokens]:
-    """The rows, cut to size, that still train something; counts what was lost."""
-    cut = [
-        Tokens(ids=row.ids[:context_tokens], weights=row.weights[:context_tokens])
-        for row in encoded.rows
-    ]
-    rows = [row for row in cut if any(row.weights)]
-    counts.untrained += not rows
-    counts.truncated += bool(rows) and cut != encoded.rows
-    for code in encoded.warnings:
-        counts.codes[code] = counts.codes.get(code, 0) + 1
-    return rows
-
-
-class _Writer:
-    """Appends examples to the columns; they are on the disk when it closes without a fault."""
-
-    def __init__(self, out: Path) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / _MANIFEST).unlink(missing_ok=True)
-        self._files = {name: _path(out, name).open("wb") for name in _COLUMNS}
-        self._tokens = 0
-        self._rows = 0
-        self._append("rows", [0])
-        self._append("examples", [0])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def add(self, rows: list[Tokens]) -> None:
-        """One example; none when there are no rows."""
-        if not rows:
-            return
-        for row in rows:
-            self._append("ids", row.ids)
-            self._append("weights", row.weights)
-            self._tokens += len(row.ids)
-            self._append("rows", [self._tokens])
-        self._rows += len(rows)
-        self._append("examples", [self._rows])
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        for file in self._files.values():
-            with file:
-                if kind is None:
-                    file.flush()
-                    os.fsync(file.fileno())
-
-    def _append(self, name: str, values: list[int] | list[float]) -> None:
-        self._files[name].write(np.asarray(values, _COLUMNS[name]).tobytes())
-
-
-def _complete(out: Path, identity: dict[str, Any], counts: _Counts) -> None:
-    """Say, durably, that everything else is durable."""
-    draft = out / f"{_MANIFEST}.draft"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump({"identity": identity, "counts": asdict(counts)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(out / _MANIFEST)
-    directory = os.open(out, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _completed(out: Path, identity: dict[str, Any]) -> _Counts | None:
-    """What an earlier attempt counted, if it completed this very file."""
-    try:
-        manifest = json.loads((out / _MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return _Counts(**manifest["counts"]) if manifest["identity"] == identity else None
-
-
-def _sentences(counts: _Counts, context_tokens: int) -> Iterator[str]:
+def _sentences(counts: Counts, context_tokens: int) -> Iterator[str]:
     for code, sentence in _SENTENCES.items():
         if code in counts.codes:
             yield sentence.format(examples=_examples(counts.codes[code]))
@@ -283,20 +222,16 @@ def _sentences(counts: _Counts, context_tokens: int) -> Iterator[str]:
         lost = _examples(counts.untrained)
         yield f"Skipped {lost} without a token to train within {context_tokens:,} tokens."
     if counts.refused:
-        why = counts.first_refusal[:_REASON_CHARACTERS]
-        yield f"Skipped {_examples(counts.refused)} that the chat template refuses; first {why}"
+        skipped = _examples(counts.refused)
+        yield f"Skipped {skipped} that the chat template refuses; first {counts.first_refusal}"
 
 
 def _examples(count: int) -> str:
     return "1 example" if count == 1 else f"{count:,} examples"
 
 
-def _path(directory: Path, name: str) -> Path:
-    return directory / f"{name}.bin"
-
-
 def _mapped(directory: Path, name: str) -> NDArray[Any]:
-    path, dtype = _path(directory, name), _COLUMNS[name]
+    path, dtype = directory / file_of(name), _DTYPES[name]
     if not path.stat().st_size:  # an empty file cannot be mapped
         return np.empty(0, dtype)
     return np.asarray(np.memmap(path, dtype, mode="r"))

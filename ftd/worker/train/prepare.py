@@ -5,7 +5,7 @@ attempt stood.
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,22 @@ import torch
 from torch.optim import AdamW, Optimizer
 
 from ftd.core.errors import invalid
+from ftd.core.memory import fit
 from ftd.core.spec import TOKENS, TrainSpec
 from ftd.core.wire import Fact, Notice, Phase, Prepared, Resumed
+from ftd.worker import pretrained
 from ftd.worker.report import Asked
 from ftd.worker.train import checkpoint
-from ftd.worker.train.data import TokenFile, Tokenized, tokenize
-from ftd.worker.train.model import Budget, Model, load
+from ftd.worker.train.budget import Budget
+from ftd.worker.train.compute.proof import compiled
+from ftd.worker.train.data import Source, TokenFile, Tokenized, tokenize
+from ftd.worker.train.model import Model, load
+from ftd.worker.train.overlap import overlap
 from ftd.worker.train.schedule import Plan
-from ftd.worker.validate import check
 
+IN = "in"
 OUT = "out"
-CHECKED_LINE_BYTES = 2**30  # the upload's check has bounded lines and depth before
-MAX_DEPTH = 200
+COMPILED_TOKENS = 2_000_000  # of a job on a GPU: minutes, beside the seconds that compiling takes
 HEARTBEAT_S = 10.0  # long work says at least this often that it goes on
 
 
@@ -52,18 +56,24 @@ class Interrupted(Exception):
     """A stop was asked for in the middle of work that leaves nothing to save."""
 
 
-def prepare(spec: TrainSpec, root: Path, report: Callable[[Fact], None], asked: Asked) -> Run:
+def prepare(
+    spec: TrainSpec,
+    root: Path,
+    report: Callable[[Fact], None],
+    asked: Asked,
+    loader: pretrained.Loader = pretrained.load,
+) -> Run:
     """Load, tokenise and plan. With `spec.resume`, stand where that checkpoint stood, which the
     caller has verified. Raises FtdError, and Interrupted when asked to stop meanwhile."""
     report(Phase(name="loading"))
     _make_deterministic(spec)
-    model = load(spec, root)
+    model = load(spec, root, loader)
     report(Phase(name="tokenizing"))
     reader = Reader(spec=spec, root=root, tokenizer=model.tokenizer, report=report, asked=asked)
     training = reader.read("training", spec.training_file)
     validation = reader.read("validation", spec.validation_file) if spec.validation_file else None
-    if spec.resume is None:
-        reader.warn_of_overlap()
+    if spec.resume is None and validation is not None:
+        reader.warn_of_overlap(validation, training)
     plan = Plan(
         examples=training.examples,
         batch_size=spec.batch_size,
@@ -84,16 +94,14 @@ def prepare(spec: TrainSpec, root: Path, report: Callable[[Fact], None], asked: 
             trainable_parameters=sum(parameter.numel() for parameter in trainable),
         )
     )
+    if model.device.type == "cuda" and training.file.tokens * spec.n_epochs >= COMPILED_TOKENS:
+        model = replace(model, scorer=compiled(model.scorer))
     run = Run(
         spec=spec,
         plan=plan,
         model=model,
         optimizer=_optimizer(spec, model),
-        budget=Budget(
-            model,
-            spec.micro_batch_tokens,
-            lambda message: report(Notice(level="warn", message=message)),
-        ),
+        budget=_budget(spec, model, training.file, report),
         training=training.file,
         validation=validation.file if validation else None,
         out=root / OUT,
@@ -117,20 +125,14 @@ class Reader:
 
     def read(self, use: str, name: str) -> Tokenized:
         """Raises FtdError when nothing is left to train on, Interrupted when asked to stop."""
-        pulse = Pulse("tokenizing", self.report)
-
-        def progress(_examples: int) -> None:
-            if self.asked.stop:
-                raise Interrupted
-            pulse()
-
-        tokenized = tokenize(
-            self.root / name,
-            self.tokenizer,
-            self.spec.context_tokens,
-            self.root / OUT / TOKENS / use,
-            progress,
+        source = Source(
+            path=self.root / name,
+            tokenizer=self.tokenizer,
+            context_tokens=self.spec.context_tokens,
+            threads=self.spec.threads,
         )
+        out, lent = (self.root / place / TOKENS / use for place in (OUT, IN))
+        tokenized = tokenize(source, out, lent, self._progress())
         if tokenized.warnings:
             message = f"{use.capitalize()} file: {' '.join(tokenized.warnings)}"
             data = {"truncated": tokenized.truncated, "skipped": tokenized.skipped}
@@ -144,23 +146,26 @@ class Reader:
             )
         return tokenized
 
-    def warn_of_overlap(self) -> None:
+    def warn_of_overlap(self, validation: Tokenized, training: Tokenized) -> None:
         """Say how many examples to validate on are trained on: their loss tells little."""
-        if self.spec.validation_file is None:
-            return
-        report = check(
-            self.root / self.spec.validation_file,
-            line_bytes=CHECKED_LINE_BYTES,
-            depth=MAX_DEPTH,
-            against=self.root / self.spec.training_file,
-        )
-        if report.overlap:
+        known = overlap(validation.file, training.file, self._progress())
+        if known:
             message = (
-                f"{report.overlap:,} of {report.examples:,} validation examples are in the "
+                f"{known:,} of {validation.examples:,} validation examples are in the "
                 "training file too; the validation loss tells less than it seems to."
             )
-            data = {"overlap": report.overlap, "validation_examples": report.examples}
+            data = {"overlap": known, "validation_examples": validation.examples}
             self.report(Notice(level="warn", message=message, data=data))
+
+    def _progress(self) -> Callable[[], None]:
+        pulse = Pulse("tokenizing", self.report)
+
+        def progress() -> None:
+            if self.asked.stop:
+                raise Interrupted
+            pulse()
+
+        return progress
 
 
 class Pulse:
@@ -186,6 +191,28 @@ def _make_deterministic(spec: TrainSpec) -> None:
     random.seed(spec.seed)
     np.random.seed(spec.seed)
     torch.manual_seed(spec.seed)
+
+
+def _budget(
+    spec: TrainSpec, model: Model, training: TokenFile, report: Callable[[Fact], None]
+) -> Budget:
+    """What fits by estimate: of the spec and the data alone, so that every attempt begins alike."""
+    tokens = spec.micro_batch_tokens
+    if spec.memory_bytes is not None:
+        found = fit(
+            model.shape(),
+            memory_bytes=spec.memory_bytes,
+            wanted=tokens,
+            longest=training.longest,
+            cuda=model.device.type == "cuda",
+        )
+        tokens = found.tokens
+        recomputes = found.recompute and model.scorer.recompute()
+        if recomputes or tokens != spec.micro_batch_tokens:
+            report(Notice(message=f"Memory: {found.reason}"))
+    return Budget(
+        model.scorer, tokens, lambda message: report(Notice(level="warn", message=message))
+    )
 
 
 def _optimizer(spec: TrainSpec, model: Model) -> AdamW:
