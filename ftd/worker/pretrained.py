@@ -3,12 +3,12 @@
 import contextlib
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ftd.core.errors import FtdError, Kind, invalid
@@ -22,6 +22,9 @@ transformers_logging.disable_progress_bar()
 
 _OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 REASON_CHARACTERS = 300  # of a library's error, in a message for people
+
+# Tokenizer and network of a directory, on a device, in a dtype: `load` or `draw`.
+Loader = Callable[[Path, torch.device, torch.dtype], tuple[Any, Any]]
 
 
 def device(kind: str) -> torch.device:
@@ -46,6 +49,19 @@ def load(directory: Path, at: torch.device, dtype: torch.dtype) -> tuple[Any, An
             device_map={"": at} if at.type == "cuda" else None,
             **_OFFLINE,
         )
+    return tokenizer, network
+
+
+def draw(directory: Path, at: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    """As `load`, of a directory without weights: they are drawn on the device, where they lie.
+
+    The caller has seeded torch. No copy in another dtype or place is ever held.
+    """
+    with loading("model"):
+        tokenizer = AutoTokenizer.from_pretrained(directory, **_OFFLINE)
+        config = AutoConfig.from_pretrained(directory, **_OFFLINE)
+        with at:
+            network = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return tokenizer, network
 
 

@@ -1,4 +1,8 @@
-"""The trainer as a program: one job, from its spec to Done, Stopped or Failed (see program)."""
+"""The trainer as a program: one job, from its spec to Done, Stopped or Failed.
+
+Without arguments it is what a shim starts and assigns a job to (see program); with a spec file it
+trains alone (see alone).
+"""
 
 import sys
 from pathlib import Path
@@ -7,11 +11,14 @@ from ftd.core.spec import TrainSpec
 from ftd.core.wire import Accepted, Assign
 from ftd.worker import program
 from ftd.worker.report import Inbox, Report
+from ftd.worker.train import alone
 
 _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 
 
 def main() -> int:
+    if sys.argv[1:]:
+        return alone.main(sys.argv[1:], _LIBRARIES)
     return program.run("trainer", _LIBRARIES, load)
 
 
