@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH := .venv-bench
+BENCH_STAMP := $(BENCH)/.installed
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard proto/ftd/v1/*.proto)
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test lint format bench-install bench clean
 
 install: $(STAMP)
 
@@ -35,5 +37,21 @@ format: install
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+# What the benches compare with has an environment of its own: about 2 GB.
+bench-install: install $(BENCH_STAMP)
+
+$(BENCH_STAMP): bench/requirements.txt constraints.txt
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r bench/requirements.txt
+	@touch $@
+
+# All of them, one after the other: hours. bench/README.md says what each measures.
+bench: bench-install
+	$(BIN)/python -m bench.train_speed --against-reference
+	$(BIN)/python -m bench.train_speed
+	$(BIN)/python -m bench.submit_to_first_step
+	$(BIN)/python -m bench.daemon
+	$(BIN)/python -m bench.serve
+
 clean:
-	rm -rf $(VENV) ftd/v1 .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) ftd/v1 .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -58,6 +58,8 @@ class Limits(_Section):
     """The size at which a worker's log is rotated; one older part is kept."""
     watchers: int = Field(256, ge=1)
     """How many event streams may be open at once."""
+    cache_bytes: int = Field(20 * 2**30, ge=0)
+    """Tokens of files that are kept for later jobs; those used longest ago go first."""
 
 
 class Training(_Section):
@@ -77,9 +79,11 @@ class Training(_Section):
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     micro_batch_tokens: int = Field(8192, ge=8)
-    """Padded tokens of one forward pass; gradients accumulate up to the batch size."""
+    """Tokens of one forward pass at most; gradients accumulate up to the batch size."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     """CPU threads of a trainer. A job keeps the number that it started with."""
+    warm: bool = True
+    """Keep one trainer ready: a job then does not wait for its trainer's imports. 0.4 GiB."""
     attempts: int = Field(3, ge=1, le=100)
     """Attempts in a row without a new checkpoint, after which a lost job has failed."""
 

@@ -24,11 +24,12 @@ from ftd.core.device import Device
 from ftd.core.errors import FtdError
 from ftd.core.ids import Ids
 from ftd.engine import Engine
-from ftd.host import devices, lock, systemd
+from ftd.host import cpu, devices, lock, systemd
 from ftd.host.home import Home
 from ftd.launch.local import LocalLauncher
 from ftd.metrics import Metrics
 from ftd.runner.runner import Rooms
+from ftd.runner.warm import Warm
 from ftd.service.chat import Chat
 from ftd.service.door import Door
 from ftd.service.files import FileRooms, Files
@@ -67,6 +68,7 @@ class House:
 
     door: Door
     engine: Engine
+    warm: Warm
     pool: Pool
     handoff: Handoff | None
     home: Home
@@ -125,6 +127,7 @@ def _leave() -> NoReturn:
 async def _run(house: House) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(house.engine.run())
+        group.create_task(house.warm.run())
         group.create_task(_sweep(house))
         group.create_task(_feel_lag(house.engine.rooms.metrics))
         if house.handoff is not None:
@@ -154,7 +157,7 @@ async def _feel_lag(metrics: Metrics) -> None:
 async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
     """Everything but the faces and the loop that moves jobs."""
     metrics = Metrics(__version__)
-    bell, clock, ids = Bell(), SystemClock(), Ids(secrets.choice)
+    bell, clock, ids = Bell(), SystemClock(), Ids(secrets.token_bytes)
     metrics.store.start_time.set(clock.now())
     database = Database(home.database, bell, observe=metrics.store.transactions.observe)
     await database.open()
@@ -195,8 +198,9 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
         await door.models.recover()
         for server in await store.recover_servers():
             await launcher.discard(server.launch)
-        engine = Engine(rooms, bell, lendable, pool, alive=systemd.watchdog)
-        yield House(door=door, engine=engine, pool=pool, handoff=handoff, home=home)
+        warm = Warm(rooms, cpu.available)
+        engine = Engine(rooms, bell, lendable, pool, warm, alive=systemd.watchdog)
+        yield House(door=door, engine=engine, warm=warm, pool=pool, handoff=handoff, home=home)
         await pool.stop()
         if handoff is not None:
             await handoff.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from ftd.bell import Bell, wait
+from ftd.bell import SCHEDULE, Bell, wait
 from ftd.core.device import Device
 from ftd.core.job import Attempt
 from ftd.core.schedule import (
@@ -26,13 +26,16 @@ from ftd.core.schedule import (
     decide,
 )
 from ftd.runner.runner import Rooms, Runner
+from ftd.runner.warm import Warm
 from ftd.store import attempts, jobs
 from ftd.store.db import Transaction
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+EXPLAINED = 2000  # reasons in one change
 PAUSE_S = 0.02  # between looks, so that a burst of commits is one look
+REST = 9  # so many times as long as a look took, so that a long queue costs a tenth at most
 
 
 class Servers(Protocol):
@@ -69,13 +72,14 @@ class _Life:
 class Engine:
     """Runs until cancelled. Trainers do not end with it: the next daemon takes them up.
 
-    `pool` is None where no inference worker is ours to run.
+    `pool` is None where no inference worker is ours to run, `warm` where no trainer is kept ready.
     """
 
     rooms: Rooms
     bell: Bell
     devices: tuple[Device, ...]
     pool: Servers | None = None
+    warm: Warm | None = None
     alive: Callable[[], None] = lambda: None  # told at every turn: the watchdog's food
     _lives: dict[int, _Life] = field(default_factory=dict)
     _reasons: dict[str, str] = field(default_factory=dict)
@@ -84,27 +88,42 @@ class Engine:
         """Look, decide and act, for ever."""
         try:
             while True:
-                heard = self.bell.listen()
+                heard = self.bell.listen(SCHEDULE)
                 started = self.rooms.clock.monotonic()
+                looked_s = 0.0
                 try:
-                    await self._turn()
+                    looked_s = await self._turn()
                 except Exception:
                     # A full disk, or one odd row: the next turn tries again.
                     log.exception("turn failed")
-                self.rooms.metrics.queue.cycle.observe(self.rooms.clock.monotonic() - started)
+                ended = self.rooms.clock.monotonic()
+                self.rooms.metrics.queue.cycle.observe(ended - started)
                 self.alive()
-                await wait(heard, TICK_S)
-                await asyncio.sleep(PAUSE_S)
+                await wait(heard, TICK_S)  # the first ring after a quiet time is heard at once
+                rested_s = self.rooms.clock.monotonic() - ended
+                await asyncio.sleep(min(TICK_S, max(PAUSE_S, REST * looked_s)) - rested_s)
         finally:
             tasks = [life.task for life in self._lives.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _turn(self) -> None:
+    async def _turn(self) -> float:
+        """Returns for how many seconds it looked and decided."""
+        started = self.rooms.clock.monotonic()
         await self._adopt()
-        for action in decide(await self._look()):
-            await self._apply(action)
+        actions = decide(await self._look())
+        looked_s = self.rooms.clock.monotonic() - started
+        try:
+            for action in actions:
+                if not isinstance(action, Wait):
+                    await self._apply(action)
+        finally:  # whatever went wrong: people should read why the others wait
+            await self._explain({a.job: a.reason for a in actions if isinstance(a, Wait)})
+        if self.warm is not None:
+            starting = any(life.runner.starting for life in self._lives.values())
+            self.warm.allow(begin=not starting)
+        return looked_s
 
     async def _look(self) -> Snapshot:
         """Everything that is decided upon. A worker that goes meanwhile still counts as one."""
@@ -139,8 +158,6 @@ class Engine:
             case Stop(attempt=attempt):
                 if (life := self._lives.get(attempt)) is not None:
                     life.runner.stop()
-            case Wait(job=job, reason=reason):
-                await self._explain(job, reason)
             case Serve() | Yield() | Hold():
                 await self._tell(action)
 
@@ -155,23 +172,32 @@ class Engine:
                 self.pool.hold(weights, why)
 
     async def _start(self, job_id: str, devices: tuple[Device, ...]) -> None:
-        launch = self.rooms.store.ids.launch()
-        attempt = await self.rooms.store.start(job_id, launch, devices)
+        store, launcher = self.rooms.store, self.rooms.launcher
+        waiting = None if self.warm is None else await self.warm.take()
+        attempt = None
+        try:
+            attempt = await store.start(job_id, waiting or store.ids.launch(), devices)
+        finally:
+            if attempt is None and waiting is not None:
+                await launcher.undo(waiting)
         if attempt is None:
             return  # somebody cancelled it first
-        self._reasons.pop(job_id, None)
-        runner = Runner(self.rooms, attempt)
-        self._live(attempt, runner, runner.begin(devices[0]))
+        runner = Runner(self.rooms, attempt, starting=True)
+        begin = runner.begin(devices[0], launched=waiting is not None)
+        self._live(attempt, runner, begin)
 
-    async def _explain(self, job_id: str, reason: str) -> None:
-        if self._reasons.get(job_id) == reason:
-            return
-        self._reasons[job_id] = reason
+    async def _explain(self, reasons: dict[str, str]) -> None:
+        """Keep those that are new: a few thousand in one change, so that others come between."""
+        told = self._reasons
+        fresh = [(job, why) for job, why in reasons.items() if told.get(job) != why]
+        for start in range(0, len(fresh), EXPLAINED):
+            some = dict(fresh[start : start + EXPLAINED])
 
-        def work(tx: Transaction) -> None:
-            jobs.note_wait(tx, job_id, reason)
+            def work(tx: Transaction, some: dict[str, str] = some) -> None:
+                jobs.note_waits(tx, some)
 
-        await self.rooms.store.db.write(work)
+            await self.rooms.store.db.write(work, about=())  # nothing is decided by it
+        self._reasons = reasons
 
     def _live(self, attempt: Attempt, runner: Runner, life: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(life)

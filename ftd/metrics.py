@@ -113,6 +113,9 @@ class Training:
             ["kind"],
             registry=registry,
         )
+        self.warm = Gauge(
+            "ftd_trainer_warm", "1 while a trainer is ready and waits for a job.", registry=registry
+        )
         self.steps = Counter("ftd_trainer_steps_total", "Optimizer steps.", registry=registry)
         self.step_duration = Histogram(
             "ftd_trainer_step_duration_seconds",

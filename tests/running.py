@@ -16,7 +16,12 @@ import openai
 T = TypeVar("T")
 
 READY_S = 30.0
-CALM = {"OMP_NUM_THREADS": "1", "FTD_TRAINING__THREADS": "1", "FTD_SERVING__THREADS": "1"}
+CALM = {
+    "OMP_NUM_THREADS": "1",
+    "FTD_TRAINING__THREADS": "1",
+    "FTD_SERVING__THREADS": "1",
+    "FTD_TRAINING__WARM": "false",
+}
 
 
 class Daemon:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from ftd import engine
 from ftd.config import Serving
 from ftd.core.device import Device
 from ftd.core.job import State
@@ -140,7 +141,7 @@ async def test_a_lease_that_the_pool_has_forgotten_is_not_overlent(
     card = Device(id="GPU-1", kind="cuda", name="a card", memory_bytes=1)
     row = await world.store.serve("m", "run-lost", card)
     assert row is not None
-    engine = asyncio.create_task(Engine(world.rooms, world.bell, (card,)).run())
+    running = asyncio.create_task(Engine(world.rooms, world.bell, (card,)).run())
     try:
         await world.submit(["steps", 1])
         await until(world, lambda: "turn failed" in caplog.text)
@@ -148,5 +149,50 @@ async def test_a_lease_that_the_pool_has_forgotten_is_not_overlent(
         assert await world.store.recover_servers() == (row,)
         await world.until(State.RUNNING)
     finally:
-        engine.cancel()
-        await asyncio.gather(engine, return_exceptions=True)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_trainer_that_speaks_makes_nobody_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "TICK_S", 60.0)
+    turns = 0
+
+    def turned() -> None:
+        nonlocal turns
+        turns += 1
+
+    running = asyncio.create_task(Engine(world.rooms, world.bell, (CPU,), alive=turned).run())
+    try:
+        await world.submit(["pause", 0.01], ["steps", 100], ["hang"])
+        await world.until_told("Step 100/")
+        before = turns
+        await world.store.cancel("ftjob-1")
+        await world.until_free()
+        assert before < 10, "some for the job, and none for its hundred steps"
+        assert turns > before, "what decides something is heard"
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_long_queue_is_told_why_it_waits_though_something_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine, "EXPLAINED", 3)
+    pool = HandPool(world.store, broken=True)
+    pool.wishes.append("m")
+    await world.submit(["steps", 1], ["hang"], name="ftjob-0")
+    for number in range(1, 9):
+        await world.submit(["done", 1], name=f"ftjob-{number}")
+    running = asyncio.create_task(Engine(world.rooms, world.bell, (CPU,), pool).run())
+    try:
+        for number in range(1, 9):
+            place = f"; {number - 1} queued ahead of it" if number > 1 else ""
+            why = await world.until_waiting(f"ftjob-{number}")
+            assert why in (f"cpu runs ftjob-0{place}", f"every device was just lent{place}")
+        await until(world, lambda: "turn failed" in caplog.text)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

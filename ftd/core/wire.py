@@ -166,6 +166,7 @@ Fact = Annotated[
 class Assign(_Message):
     """Take this job: read `spec` (relative to the run directory) and begin.
 
+    `gpus` are the UUIDs of those that the worker may see; None: those that its environment names.
     The shim sends the descriptors of the job's and devices' locks along with this line.
     """
 
@@ -173,6 +174,7 @@ class Assign(_Message):
     job: str
     attempt: int
     spec: str = "in/spec.json"
+    gpus: tuple[str, ...] | None = None
 
 
 class Stop(_Message):

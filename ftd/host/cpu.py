@@ -35,6 +35,11 @@ def memory() -> tuple[int, int]:
     return host.total, host.total - host.available
 
 
+def available() -> int:
+    """Bytes of memory that programs can still get without swapping."""
+    return psutil.virtual_memory().available
+
+
 def _name() -> str:
     """The model as the kernel knows it; on ARM it knows the architecture alone."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():

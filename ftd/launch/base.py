@@ -27,6 +27,10 @@ class Refused(Exception):
     """An assignment that did not happen: a lock is held, or the shim is gone. Nothing runs."""
 
 
+class Gone(Refused):
+    """The launched worker has ended, or its shim: another launch may do better."""
+
+
 class BadInputs(Exception):
     """An input of an assignment is not there, or is no data: trying again changes nothing."""
 
@@ -84,11 +88,11 @@ class Channel(Protocol):
         ...
 
     async def command(self, command: Command) -> None:
-        """Forward a command to the worker. Raises Refused when the shim is gone."""
+        """Forward a command to the worker. Raises Gone when the shim is gone."""
         ...
 
     async def signal(self, name: str) -> None:
-        """Send "TERM" or "KILL" to the worker's process group. Raises Refused likewise."""
+        """Send "TERM" or "KILL" to the worker's process group. Raises Gone likewise."""
         ...
 
     async def close(self) -> None: ...
@@ -97,17 +101,24 @@ class Channel(Protocol):
 class Launcher(Protocol):
     """Starts workers and finds them again."""
 
-    async def launch(
-        self, launch: str, devices: tuple[Device, ...], role: Role = Role.TRAIN
-    ) -> None:
-        """Make runs/<launch>/{in,out} and start a shim with an idle worker that will see these
-        devices. Returns when the shim listens. Raises Refused when it does not start."""
+    async def launch(self, launch: str, role: Role = Role.TRAIN) -> None:
+        """Make runs/<launch>/{in,out} and start a shim with an idle worker, which sees no device
+        yet. Returns when the shim listens. Raises Refused when it does not start."""
         ...
 
     async def assign(self, launch: str, assignment: Assignment) -> None:
-        """Give a launched worker its job. Returns when the locks are held, `assigned.json` is on
-        disk and the worker has been told. Raises Refused or BadInputs, and then the launch is
-        over."""
+        """Give a launched worker its job and its devices. Returns when the locks are held,
+        `assigned.json` is on disk and the worker has been told. Raises Refused (Gone when it had
+        ended already) or BadInputs, and then the launch is over."""
+        ...
+
+    async def undo(self, launch: str) -> None:
+        """Take back a launch that has no job: its processes end at once, and nothing is left of
+        it. Idempotent. Raises Refused when its processes or its files do not go."""
+        ...
+
+    async def abandoned(self) -> tuple[str, ...]:
+        """The launches that have no job and no shim that lives: what daemons have left."""
         ...
 
     async def hang_up(self, launch: str) -> None:

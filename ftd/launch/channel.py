@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftd.core.wire import Command, encode
-from ftd.launch.base import Refused
+from ftd.launch.base import Gone, Refused
 
 _GONE = "its shim has gone"
 
@@ -46,15 +46,16 @@ class LocalChannel(asyncio.Protocol):
         return False
 
     async def command(self, command: Command) -> None:
-        """Forward a command to the worker. Raises Refused when the shim is gone."""
+        """Forward a command to the worker. Raises Gone when the shim is gone."""
         self._send({"op": "send", "line": encode(command).decode().rstrip("\n")})
 
     async def signal(self, name: str) -> None:
-        """Send "TERM" or "KILL" to the worker's process group. Raises Refused likewise."""
+        """Send "TERM" or "KILL" to the worker's process group. Raises Gone likewise."""
         self._send({"op": "signal", "name": name})
 
     async def ask(self, request: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
-        """Make a request that has an answer, one at a time. Raises Refused, TimeoutError."""
+        """Make a request that has an answer, one at a time. Raises Refused (Gone when the worker
+        or its shim has ended), TimeoutError."""
         self._answer = asyncio.get_running_loop().create_future()
         self._send(request)
         try:
@@ -62,6 +63,8 @@ class LocalChannel(asyncio.Protocol):
                 answer = await self._answer
         finally:
             self._answer = None
+        if "ended" in answer:
+            raise Gone(answer["ended"])
         if "refused" in answer:
             raise Refused(answer["refused"])
         return answer
@@ -78,7 +81,7 @@ class LocalChannel(asyncio.Protocol):
 
     def _send(self, request: Mapping[str, Any]) -> None:
         if self._transport is None or self._transport.is_closing():
-            raise Refused(_GONE)
+            raise Gone(_GONE)
         self._transport.write(json.dumps(request).encode() + b"\n")
 
     # What asyncio calls.
@@ -96,7 +99,7 @@ class LocalChannel(asyncio.Protocol):
         del exc  # why it has gone changes nothing: the spool and the locks say what is true
         self._gone.set()
         self._news.set()
-        self._hear({"refused": _GONE})
+        self._hear({"ended": _GONE})
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         if "poke" in message or "exit" in message:

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -22,11 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from ftd.core.device import Device
 from ftd.core.job import Exit
 from ftd.core.wire import Assign, encode
 from ftd.launch import channel, locks, spool
-from ftd.launch.base import Assignment, BadInputs, Refused, Role, Spooled
+from ftd.launch.base import Assignment, BadInputs, Gone, Refused, Role, Spooled
 from ftd.launch.channel import LocalChannel
 from ftd.launch.inputs import SPEC, discard, lend, place, write
 
@@ -88,15 +88,13 @@ class LocalLauncher:
         self._bonds: dict[str, LocalChannel] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def launch(
-        self, launch: str, devices: tuple[Device, ...], role: Role = Role.TRAIN
-    ) -> None:
+    async def launch(self, launch: str, role: Role = Role.TRAIN) -> None:
         """Start a shim and its idle worker. Cancelled or refused, it leaves no process."""
         run = self._run(launch)
         try:
             for directory in (run, run / "in", run / "out"):
                 directory.mkdir(mode=0o700, parents=True)
-            first = await self._start(launch, role, _environment(devices))
+            first = await self._start(launch, role, _environment())
         except OSError as error:
             raise Refused(f"no shim can be started: {error}") from error
         try:
@@ -116,6 +114,19 @@ class LocalLauncher:
         except BaseException:
             await self.hang_up(launch)
             raise
+
+    async def undo(self, launch: str) -> None:
+        """End a launch that has no job, and remove its run directory."""
+        assert not self.assigned(launch), f"{launch} has a job"
+        try:
+            await self._kill(launch)
+            await asyncio.to_thread(_remove, self._run(launch))
+        except (OSError, TimeoutError) as error:
+            raise Refused(f"{launch} cannot be taken back: {error}") from error
+
+    async def abandoned(self) -> tuple[str, ...]:
+        """The launches that have no job and no shim that lives."""
+        return await asyncio.to_thread(self._abandoned)
 
     async def hang_up(self, launch: str) -> None:
         """End an inference worker at once."""
@@ -230,18 +241,17 @@ class LocalLauncher:
     async def _assign(self, launch: str, assignment: Assignment) -> None:
         line = self._first.pop(launch, None) or await self.connect(launch)
         if line is None:
-            raise Refused(self._obituary(launch))
+            raise Gone(self._obituary(launch))
         try:
             await asyncio.to_thread(self._furnish, launch, assignment)
             async with self._turn(assignment.job):
                 await line.ask(self._request(assignment), ASSIGN_S)
-        except Refused as refusal:
-            why = self._obituary(launch) if line.gone else str(refusal)
-            raise Refused(why) from refusal
+        except Gone as error:
+            raise Gone(self._obituary(launch)) from error
         except TimeoutError as error:
             # It may yet take the locks and begin: only its end makes the refusal true.
             await self._kill(launch)
-            raise Refused("its shim did not answer") from error
+            raise Gone("its shim did not answer") from error
         except (FileNotFoundError, ValueError) as error:
             raise BadInputs(str(error)) from error
         except OSError as error:
@@ -263,7 +273,8 @@ class LocalLauncher:
             wanted += locks.device_locks(
                 self._home, device, shared=assignment.shared, gpus=self._gpu_locks
             )
-        command = encode(Assign(job=assignment.job, attempt=assignment.attempt))
+        gpus = tuple(device.id for device in assignment.devices if device.kind == "cuda")
+        command = encode(Assign(job=assignment.job, attempt=assignment.attempt, gpus=gpus))
         return {
             "op": "assign",
             "job": assignment.job,
@@ -271,6 +282,22 @@ class LocalLauncher:
             "locks": [{"path": str(path), "shared": shared} for path, shared in wanted],
             "line": command.decode().rstrip("\n"),
         }
+
+    def _abandoned(self) -> tuple[str, ...]:
+        """Blocks for some 20 microseconds a run."""
+        runs = self._home / "runs"
+        jobless = [
+            run.name
+            for run in (runs.iterdir() if runs.is_dir() else ())
+            if not (run / "assigned.json").exists()
+        ]
+        return tuple(launch for launch in jobless if not self._listens(launch))
+
+    def _listens(self, launch: str) -> bool:
+        connection = channel.dial(self._run(launch))
+        if connection is not None:
+            connection.close()
+        return connection is not None
 
     def _obituary(self, launch: str) -> str:
         """Why a launch ended before its time, in the last words of its shim or its worker."""
@@ -306,15 +333,23 @@ def _spawn(
         )
 
 
-def _environment(devices: tuple[Device, ...]) -> dict[str, str]:
-    """A worker's environment: nothing of the daemon's secrets, no device but its own."""
+def _environment() -> dict[str, str]:
+    """A worker's environment: nothing of the daemon's secrets, and no card before it is lent one.
+
+    Without this variable CUDA would show it all of them.
+    """
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return inherited | {
-        "CUDA_VISIBLE_DEVICES": ",".join(d.id for d in devices if d.kind == "cuda"),
+        "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+def _remove(run: Path) -> None:
+    if run.exists():
+        shutil.rmtree(run)
 
 
 def _last_line(path: Path) -> str:

@@ -4,7 +4,8 @@ The spool's offset moves in that same transaction, so a daemon that dies anywher
 exactly what it has not kept.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 
 from ftd.core import wire
 from ftd.core.job import Attempt, Job
@@ -31,9 +32,7 @@ def keep(
         assert job is not None
         told = 0
         if not job.final:
-            recorder = _Recorder(store, tx, job, attempt, eta_step_s)
-            for fact in facts:
-                told += recorder.record(fact)
+            told = _Recorder(store, tx, job, attempt, eta_step_s).record(facts)
         telling = [fact for fact in facts if isinstance(fact, TELLING)]
         attempts.advance(tx, attempt.id, offset, telling[-1].model_dump_json() if telling else None)
         return told
@@ -42,7 +41,8 @@ def keep(
 
 
 class _Recorder:
-    """One job's facts inside one transaction; `record` says how many events were told."""
+    """One job's facts inside one transaction, in order. Steps, which are nearly all of them, are
+    written together: before anything else is told, and at the end."""
 
     def __init__(
         self, store: Store, tx: Transaction, job: Job, attempt: Attempt, eta_step_s: float
@@ -52,40 +52,62 @@ class _Recorder:
         self._job = job
         self._attempt = attempt
         self._eta_step_s = eta_step_s
+        self._now = store.clock.now()
+        self._ids = store.ids.events()
+        self._steps: list[events.StepTold] = []
+        self._last: wire.Step | None = None
 
-    def record(self, fact: wire.Fact) -> int:
+    def record(self, facts: Sequence[wire.Fact]) -> int:
+        """Make rows of the facts; how many events were told."""
+        told = 0
+        for fact in facts:
+            if isinstance(fact, wire.Step):
+                self._steps.append(self._step(fact))
+                self._last = fact
+            else:
+                told += self._write_steps() + self._other(fact)
+        told += self._write_steps()
+        if self._last is not None:
+            remaining_s = (self._last.total_steps - self._last.step) * self._eta_step_s
+            finish = self._now + round(remaining_s)
+            jobs.note_progress(self._tx, self._job.id, self._last.step, finish)
+        return told
+
+    def _other(self, fact: wire.Fact) -> int:
         match fact:
             case wire.Accepted():
-                if events.told(self._tx, self._job.id, STARTED):
-                    return 0
-                self._store.tell(self._tx, self._job.id, STARTED)
+                return self._once(STARTED)
             case wire.Phase(name=name):
                 jobs.note_phase(self._tx, self._job.id, name)
-                return 0
             case wire.Notice():
                 again = self._attempt.number > 1
                 if again and events.told(self._tx, self._job.id, fact.message):
                     return 0
-                self._store.tell(
-                    self._tx, self._job.id, fact.message, level=fact.level, data=fact.data
-                )
+                return self._tell(fact.message, level=fact.level, data=fact.data)
             case wire.Prepared(total_steps=total_steps):
                 jobs.note_plan(self._tx, self._job.id, total_steps)
-                return 0
             case wire.Resumed(step=step):
-                message = f"Resumed from step {step}"
-                if events.told(self._tx, self._job.id, message):
-                    return 0
-                self._store.tell(self._tx, self._job.id, message, level="warn")
-            case wire.Step():
-                return self._step(fact)
+                return self._once(f"Resumed from step {step}", level="warn")
             case wire.Saved():
                 return self._saved(fact)
+            case wire.Step():
+                raise AssertionError("steps are written together")
             case wire.Started() | wire.Ready() | wire.Done() | wire.Stopped() | wire.Failed():
-                return 0  # what they mean is settled when the attempt has ended
+                pass  # what they mean is settled when the attempt has ended
+        return 0
+
+    def _once(self, message: str, *, level: str = "info") -> int:
+        if events.told(self._tx, self._job.id, message):
+            return 0
+        return self._tell(message, level=level)
+
+    def _tell(
+        self, message: str, *, level: str = "info", data: Mapping[str, object] | None = None
+    ) -> int:
+        self._store.tell(self._tx, self._job.id, message, level=level, data=data)
         return 1
 
-    def _step(self, fact: wire.Step) -> int:
+    def _step(self, fact: wire.Step) -> events.StepTold:
         data = {
             key: value
             for key, value in (
@@ -101,18 +123,11 @@ class _Recorder:
             )
             if value is not None
         }
-        now = self._store.clock.now()
-        remaining_s = (fact.total_steps - fact.step) * self._eta_step_s
-        jobs.note_progress(self._tx, self._job.id, fact.step, now + round(remaining_s))
-        return events.tell_step(
-            self._tx,
-            job_id=self._job.id,
-            event_id=self._store.ids.event(),
-            now=now,
-            step=fact.step,
-            message=step_message(data),
-            data=data,
-        )
+        return events.StepTold(fact.step, next(self._ids), step_message(data), json.dumps(data))
+
+    def _write_steps(self) -> int:
+        steps, self._steps = self._steps, []
+        return events.tell_steps(self._tx, self._job.id, self._now, steps) if steps else 0
 
     def _saved(self, fact: wire.Saved) -> int:
         name = checkpoint_name(self._job.minted, fact.step) if fact.epoch_end else None
@@ -148,9 +163,5 @@ class _Recorder:
             ),
         )
         if published.named:
-            self._store.tell(
-                self._tx,
-                self._job.id,
-                f"Checkpoint created at step {fact.step} with Snapshot ID: {name}",
-            )
+            self._tell(f"Checkpoint created at step {fact.step} with Snapshot ID: {name}")
         return int(published.named)

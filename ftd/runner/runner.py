@@ -6,7 +6,7 @@ the spool and the kernel's locks say where it stands. Nothing is decided from me
 
 import asyncio
 import logging
-import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ftd.bell import wait
@@ -16,10 +16,11 @@ from ftd.core.clock import Clock
 from ftd.core.device import Device
 from ftd.core.errors import FtdError
 from ftd.core.job import Attempt, Ending, JobError, outcome
-from ftd.core.spec import TOKENS
 from ftd.host.home import Home
-from ftd.launch.base import BadInputs, Channel, Launcher, Refused, Spooled
+from ftd.host.shelf import Shelf
+from ftd.launch.base import Assignment, BadInputs, Channel, Gone, Launcher, Refused, Spooled
 from ftd.metrics import Metrics
+from ftd.runner import tokens
 from ftd.runner.ingest import keep
 from ftd.runner.plan import manifest_sha256, plan
 from ftd.runner.publish import publish
@@ -28,7 +29,7 @@ from ftd.store.store import Store
 
 log = logging.getLogger(__name__)
 
-READ_BYTES = 256 * 1024  # of the spool in one transaction: some 500 steps
+READ_BYTES = 128 * 1024  # of the spool in one transaction: some 500 steps, 8 ms of the loop
 TICK_S = 1.0  # how late a lost poke can make us
 SILENT_S = 0.2  # between looks at a lock that is still held
 BEGIN_AGAIN_S = 3.0  # after a refusal, before the job may try again
@@ -70,7 +71,8 @@ class Rooms:
 class Runner:
     """One attempt's life. `run` returns when the attempt is over and its row says how."""
 
-    def __init__(self, rooms: Rooms, attempt: Attempt) -> None:
+    def __init__(self, rooms: Rooms, attempt: Attempt, *, starting: bool = False) -> None:
+        self.starting = starting  # to be begun, or begun and not at its first step yet
         self._rooms = rooms
         self._attempt = attempt
         self._offset = attempt.spool_offset
@@ -80,6 +82,7 @@ class Runner:
         self._woken = asyncio.Event()
         self._fault: JobError | None = None
         self._pace = Pace()
+        self._shelf = Shelf(rooms.home.tokens, rooms.settings.limits.cache_bytes)
 
     @property
     def job(self) -> str:
@@ -91,17 +94,17 @@ class Runner:
             self._stop_asked_at = self._rooms.clock.monotonic()
             self._woken.set()
 
-    async def begin(self, device: Device) -> None:
-        """Launch a worker and give it the job, then live through the attempt."""
-        launcher, attempt = self._rooms.launcher, self._attempt
+    async def begin(self, device: Device, *, launched: bool = False) -> None:
+        """Launch a worker, unless that is done, and give it the job; then live through the
+        attempt."""
+        attempt = self._attempt
         try:
             job = await jobs.get(self._rooms.store.db, attempt.job)
             assert job is not None
             planned = await plan(
                 self._rooms.store, self._rooms.settings, self._rooms.home, job, attempt, device
             )
-            await launcher.launch(attempt.launch, (device,))
-            await launcher.assign(attempt.launch, planned.assignment)
+            await self._entrust(planned.assignment, launched=launched)
             if attempt.number == 1:
                 waited_s = self._rooms.clock.now() - job.created_at
                 self._rooms.metrics.queue.wait.observe(max(0, waited_s))
@@ -115,6 +118,28 @@ class Runner:
             await self._fail(JobError(code=error.code or "invalid", message=error.message))
         else:
             await self.run()
+
+    async def _entrust(self, assignment: Assignment, *, launched: bool) -> None:
+        """Give the job to its worker. One that waited and has ended is replaced at once, under the
+        same name: that costs the job nothing but the imports."""
+        launcher, launch = self._rooms.launcher, self._attempt.launch
+        if not launched:
+            await launcher.launch(launch)
+        try:
+            await self._assign(assignment)
+        except Gone as gone:
+            if not launched or launcher.assigned(launch):  # then it may have begun
+                raise
+            told = {"job": self._attempt.job, "why": str(gone)}
+            log.warning("the trainer that waited had ended", extra=told)
+            await launcher.undo(launch)
+            await launcher.launch(launch)
+            await self._assign(assignment)
+
+    async def _assign(self, assignment: Assignment) -> None:
+        launcher, launch = self._rooms.launcher, self._attempt.launch
+        await tokens.lend(self._rooms.store.db, self._shelf, launcher, launch, assignment.job)
+        await launcher.assign(launch, assignment)
 
     async def run(self) -> None:
         """Follow an assigned attempt to its end and settle it."""
@@ -183,7 +208,8 @@ class Runner:
         if facts:
             self._measure(facts)
             told = await self._rooms.store.db.write(
-                keep(self._rooms.store, attempt, facts, offset, self._pace.step_s)
+                keep(self._rooms.store, attempt, facts, offset, self._pace.step_s),
+                about=(attempt.job,),  # nothing here changes what is decided
             )
             self._rooms.metrics.queue.events.inc(told)
             self._offset = offset
@@ -223,28 +249,31 @@ class Runner:
                 raise wire.WireError(f"that {fact.path!r} is a checkpoint, and it is not whole")
 
     def _measure(self, facts: list[wire.Fact]) -> None:
+        """Count every step; show the last, since a scrape between two of one read cannot be."""
         metrics, job = self._rooms.metrics.training, self._attempt.job
-        for fact in facts:
-            if not isinstance(fact, wire.Step):
-                continue
-            self._pace.take(fact, self._rooms.clock.monotonic())
-            metrics.steps.inc()
-            metrics.tokens.labels("input").inc(fact.tokens)
-            metrics.tokens.labels("loss").inc(fact.loss_tokens)
+        steps = [fact for fact in facts if isinstance(fact, wire.Step)]
+        if not steps:
+            return
+        self.starting = False
+        now = self._rooms.clock.monotonic()
+        for fact in steps:
+            self._pace.take(fact, now)
             metrics.step_duration.observe(fact.seconds)
-            metrics.progress.labels(job).set(fact.step / fact.total_steps)
-            metrics.eta.labels(job).set((fact.total_steps - fact.step) * self._pace.step_s)
-            metrics.learning_rate.labels(job).set(fact.learning_rate)
-            metrics.tokens_per_second.labels(job).set(fact.tokens / max(fact.seconds, 1e-9))
-            for split, loss in (
-                ("train", fact.train_loss),
-                ("valid", fact.valid_loss),
-                ("full_valid", fact.full_valid_loss),
-            ):
-                if loss is not None:
-                    metrics.loss.labels(job, split).set(loss)
-            if fact.grad_norm is not None:
-                metrics.grad_norm.labels(job).set(fact.grad_norm)
+        metrics.steps.inc(len(steps))
+        metrics.tokens.labels("input").inc(sum(fact.tokens for fact in steps))
+        metrics.tokens.labels("loss").inc(sum(fact.loss_tokens for fact in steps))
+        last = steps[-1]
+        metrics.progress.labels(job).set(last.step / last.total_steps)
+        metrics.eta.labels(job).set((last.total_steps - last.step) * self._pace.step_s)
+        metrics.learning_rate.labels(job).set(last.learning_rate)
+        metrics.tokens_per_second.labels(job).set(last.tokens / max(last.seconds, 1e-9))
+        for split in ("train", "valid", "full_valid"):
+            loss = _newest(getattr(fact, f"{split}_loss") for fact in reversed(steps))
+            if loss is not None:
+                metrics.loss.labels(job, split).set(loss)
+        norm = _newest(fact.grad_norm for fact in reversed(steps))
+        if norm is not None:
+            metrics.grad_norm.labels(job).set(norm)
 
     async def _press(self) -> None:
         """The ladder of a stop: a request, then SIGTERM, then SIGKILL, each with its limit."""
@@ -284,6 +313,10 @@ class Runner:
     async def _settle(self) -> None:
         """Say on the job how its attempt ended."""
         rooms, attempt = self._rooms, self._attempt
+        # The bytes come first and the rows after: what a crash leaves, the next settling takes.
+        await tokens.keep(
+            rooms.store.db, self._shelf, rooms.launcher.out(attempt.launch), attempt.job
+        )
         exit_ = rooms.launcher.exit_record(attempt.launch)
         word = await attempts.last_word(rooms.store.db, attempt.id)
         fact = None if word is None else wire.decode_fact(word.encode())
@@ -311,5 +344,8 @@ class Runner:
         )
         rooms.metrics.training.forget(attempt.job)
         await rooms.launcher.discard(attempt.launch)
-        tokens = rooms.launcher.out(attempt.launch) / TOKENS
-        await asyncio.to_thread(shutil.rmtree, tokens, ignore_errors=True)
+
+
+def _newest(backwards: Iterable[float | None]) -> float | None:
+    """The first that was measured; not every step measures everything."""
+    return next((value for value in backwards if value is not None), None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ftd.bell import Bell, wait
 from ftd.config import Settings
 from ftd.core.errors import FtdError, Kind, invalid, no_such_job
-from ftd.core.file import FINE_TUNE, File
+from ftd.core.file import FINE_TUNE
 from ftd.core.hyperparams import MAX_BATCH, MAX_EPOCHS, Requested
 from ftd.core.job import Attempt, Checkpoint, Event, Job, State
 from ftd.core.models import MAX_SUFFIX, Model, tuned_name, unfit
@@ -16,6 +16,7 @@ from ftd.launch.base import Launcher
 from ftd.service.keys import Actor
 from ftd.service.page import Page, clamp, cut
 from ftd.store import attempts, checkpoints, events, files, jobs, models
+from ftd.store.db import Transaction
 from ftd.store.store import Store
 
 JOBS_PAGE = 20
@@ -76,12 +77,17 @@ class Jobs:
     async def create(self, actor: Actor, request: CreateJob) -> Job:
         """Accept a job. Its files may still be processing; it waits for them."""
         check(request)
-        model = await self._model(actor, request.model)
-        await self._file(actor, request.training_file, "training_file")
+        return await self._store.create(lambda tx: self._job(tx, actor, request))
+
+    def _job(self, tx: Transaction, actor: Actor, request: CreateJob) -> Job:
+        """The job of a request, from what this transaction sees: a file that is deleted meanwhile
+        was deleted before or after."""
+        model = self._model(tx, actor, request.model)
+        _check_file(tx, actor, request.training_file, "training_file")
         if request.validation_file is not None:
-            await self._file(actor, request.validation_file, "validation_file")
+            _check_file(tx, actor, request.validation_file, "validation_file")
         ids = self._store.ids
-        job = Job(
+        return Job(
             seq=0,
             id=ids.job(),
             project=actor.project,
@@ -99,7 +105,6 @@ class Jobs:
             priority=request.priority,
             state=State.VALIDATING,
         )
-        return await self._store.create(job)
 
     async def list(
         self,
@@ -175,7 +180,7 @@ class Jobs:
         self._watchers += 1
         try:
             while True:
-                heard = self._bell.listen()
+                heard = self._bell.listen(job_id)
                 over = (await self.get(actor, job_id)).final
                 rows = await events.since(self._store.db, job_id, seq, WATCHED)
                 for event in rows:
@@ -219,9 +224,9 @@ class Jobs:
                     return
                 await asyncio.sleep(LOG_TICK_S)
 
-    async def _model(self, actor: Actor, name: str) -> Model:
+    def _model(self, tx: Transaction, actor: Actor, name: str) -> Model:
         resolved = self._settings.aliases.get(name, name)
-        model = await models.get(self._store.db, actor.project, resolved)
+        model = models.find(tx, actor.project, resolved)
         if model is None:
             raise FtdError(
                 Kind.INVALID,
@@ -234,18 +239,17 @@ class Jobs:
             raise invalid(reason, code="model_not_available", param="model")
         return model
 
-    async def _file(self, actor: Actor, file_id: str, param: str) -> File:
-        file = await files.get(self._store.db, actor.project, file_id)
-        if file is None:
-            raise invalid(f"invalid {param}: {file_id}", code="invalid_file", param=param)
-        if file.purpose != FINE_TUNE:
-            raise invalid(
-                f"invalid {param}: {file_id} has the purpose {file.purpose!r}, "
-                f"and must have {FINE_TUNE!r}",
-                code="invalid_file",
-                param=param,
-            )
-        return file
+
+def _check_file(tx: Transaction, actor: Actor, file_id: str, param: str) -> None:
+    purpose = files.purpose(tx, actor.project, file_id)
+    if purpose is None:
+        raise invalid(f"invalid {param}: {file_id}", code="invalid_file", param=param)
+    if purpose != FINE_TUNE:
+        raise invalid(
+            f"invalid {param}: {file_id} has the purpose {purpose!r}, and must have {FINE_TUNE!r}",
+            code="invalid_file",
+            param=param,
+        )
 
 
 def check(request: CreateJob) -> None:

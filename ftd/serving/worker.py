@@ -214,7 +214,7 @@ class Worker:
 
     async def _load(self) -> Line:
         launcher = self._rooms.launcher
-        await launcher.launch(self._launch, (self.device,), Role.INFER)
+        await launcher.launch(self._launch, Role.INFER)
         await launcher.assign(
             self._launch,
             Assignment(

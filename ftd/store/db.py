@@ -17,7 +17,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -31,6 +31,7 @@ from ftd.core.errors import FtdError, Kind
 
 Transaction = sqlite3.Connection
 Row = sqlite3.Row
+Parameters = Sequence[Any] | Mapping[str, Any]
 Read = Callable[..., Awaitable[list[sqlite3.Row]]]
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ MAX_GROUP = 512  # changes in one commit; bounds how long the first waits for th
 class _Change:
     work: Callable[[sqlite3.Connection], Any]
     future: "asyncio.Future[Any]"
+    about: tuple[str, ...] | None
     result: Any = None
     error: BaseException | None = None
 
@@ -70,7 +72,9 @@ class Database:
         await asyncio.to_thread(migrate, self._path)
         self._thread.start()
         for _ in range(READERS):
-            reader = await aiosqlite.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
+            reader = await aiosqlite.connect(
+                f"{self._path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
+            )
             reader.row_factory = sqlite3.Row
             await reader.execute("PRAGMA query_only = ON")
             self._readers.put_nowait(reader)
@@ -85,14 +89,18 @@ class Database:
         for _ in range(READERS):
             await (await self._readers.get()).close()
 
-    async def write(self, work: Callable[[Transaction], T]) -> T:
+    async def write(
+        self, work: Callable[[Transaction], T], *, about: tuple[str, ...] | None = None
+    ) -> T:
         """Run `work` in the writer's next transaction; returns once it is on disk.
 
-        What `work` raises undoes it alone and is raised here.
+        What `work` raises undoes it alone and is raised here. `about` are the bell's topics that
+        it may concern: the jobs of which it tells, and SCHEDULE if it may change what is decided.
+        By default everyone looks.
         """
         if self._closed or self._loop is None:
             raise FtdError(Kind.UNAVAILABLE, "The daemon is shutting down.")
-        change = _Change(work, self._loop.create_future())
+        change = _Change(work, self._loop.create_future(), about)
         self._changes.put(change)
         result: T = await asyncio.shield(change.future)
         return result
@@ -102,7 +110,7 @@ class Database:
         """One consistent view: `rows = await read(sql, parameters)`. Keep it short."""
         reader = await self._readers.get()
 
-        async def read(sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        async def read(sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
             return list(await reader.execute_fetchall(sql, parameters))
 
         try:
@@ -112,9 +120,15 @@ class Database:
             # Shielded, so that a cancelled reader never goes back with its view still open.
             await asyncio.shield(self._return(reader))
 
-    async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        async with self.reading() as read:
-            return await read(sql, parameters)
+    async def rows(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
+        """What one statement reads, which is a view of its own: one visit of the reader's thread
+        in place of three."""
+        reader = await self._readers.get()
+        try:
+            return list(await reader.execute_fetchall(sql, parameters))
+        finally:
+            # A cancelled one may still run; what the next asks of this reader waits behind it.
+            self._readers.put_nowait(reader)
 
     async def _return(self, reader: aiosqlite.Connection) -> None:
         try:
@@ -162,7 +176,16 @@ class Database:
                 change.future.exception()  # a caller that hung up leaves nobody to fetch it
             else:
                 change.future.set_result(change.result)
-        self._bell.ring()
+        self._bell.ring(_topics(group))
+
+
+def _topics(group: list[_Change]) -> set[str] | None:
+    topics: set[str] = set()
+    for change in group:
+        if change.about is None:
+            return None
+        topics.update(change.about)
+    return topics
 
 
 def connect(path: Path) -> sqlite3.Connection:

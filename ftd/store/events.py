@@ -1,7 +1,8 @@
 """What was told about each job, in the order it was told, each thing once."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ftd.core.job import Event
 from ftd.store.db import Database, Row, Transaction
@@ -27,50 +28,72 @@ def tell(
     )
 
 
-def tell_step(
-    tx: Transaction,
-    *,
-    job_id: str,
-    event_id: str,
-    now: int,
-    step: int,
-    message: str,
-    data: Mapping[str, object],
-) -> bool:
-    """Add a step's metrics event unless the step was told before; keep its values either way."""
-    text = json.dumps(data)
+def tell_all(tx: Transaction, job_id: str, now: int, told: Sequence[tuple[str, str]]) -> None:
+    """Add plain events, each an id and its message, in one statement."""
+    marks = ", ".join(["(?, ?, ?, 'info', 'message', ?)"] * len(told))
     tx.execute(
-        "INSERT INTO steps (job, step, data) VALUES (?, ?, ?) "
-        "ON CONFLICT (job, step) DO UPDATE SET data = excluded.data",
-        (job_id, step, text),
+        f"INSERT INTO events (id, job, created_at, level, type, message) VALUES {marks}",
+        [value for id_, message in told for value in (id_, job_id, now, message)],
     )
-    cursor = tx.execute(
+
+
+@dataclass(frozen=True, slots=True)
+class StepTold:
+    """A step's metrics event, about to be told. `data` is its JSON object."""
+
+    step: int
+    id: str
+    message: str
+    data: str
+
+
+def tell_steps(tx: Transaction, job_id: str, now: int, steps: Sequence[StepTold]) -> int:
+    """Add each step's metrics event unless the step was told before; how many were added.
+
+    A step that is said again has its last values kept beside its event, for the result file.
+    """
+    cursor = tx.executemany(
         "INSERT INTO events (id, job, created_at, level, type, message, data, step) "
         "VALUES (?, ?, ?, 'info', 'metrics', ?, ?, ?) ON CONFLICT (job, step) "
         "WHERE step IS NOT NULL DO NOTHING",
-        (event_id, job_id, now, message, text, step),
+        [(told.id, job_id, now, told.message, told.data, told.step) for told in steps],
     )
-    return cursor.rowcount == 1
+    if cursor.rowcount < len(steps):
+        tx.executemany(
+            "INSERT INTO steps (job, step, data) SELECT ?, ?, ? "
+            "WHERE NOT EXISTS (SELECT 1 FROM events WHERE id = ?) "
+            "ON CONFLICT (job, step) DO UPDATE SET data = excluded.data",
+            [(job_id, told.step, told.data, told.id) for told in steps],
+        )
+    return cursor.rowcount
 
 
 def told(tx: Transaction, job_id: str, message: str) -> bool:
-    """Whether the job has an event with exactly this message."""
+    """Whether the job has an event of type message that says exactly this."""
     row = tx.execute(
-        "SELECT 1 FROM events WHERE job = ? AND message = ? LIMIT 1", (job_id, message)
+        "SELECT 1 FROM events WHERE job = ? AND message = ? AND step IS NULL LIMIT 1",
+        (job_id, message),
     ).fetchone()
     return row is not None
 
 
+_LAST = (
+    "SELECT coalesce(steps.data, events.data) AS data FROM events "
+    "LEFT JOIN steps ON steps.job = events.job AND steps.step = events.step "
+    "WHERE events.job = ? AND events.step"
+)
+
+
 def step_values(tx: Transaction, job_id: str, step: int) -> dict[str, float]:
     """The last values of a step; empty if it was never told."""
-    row = tx.execute("SELECT data FROM steps WHERE job = ? AND step = ?", (job_id, step)).fetchone()
+    row = tx.execute(f"{_LAST} = ?", (job_id, step)).fetchone()
     return {} if row is None else json.loads(row["data"])
 
 
-async def all_steps(db: Database, job_id: str) -> list[dict[str, float]]:
-    """Every step's last values, in order."""
-    rows = await db.rows("SELECT data FROM steps WHERE job = ? ORDER BY step", (job_id,))
-    return [json.loads(row["data"]) for row in rows]
+async def all_steps(db: Database, job_id: str) -> list[str]:
+    """Every step's last values as their JSON, in order."""
+    rows = await db.rows(f"{_LAST} IS NOT NULL ORDER BY events.step", (job_id,))
+    return [row["data"] for row in rows]
 
 
 async def page(db: Database, job_id: str, *, after: str | None, limit: int) -> tuple[Event, ...]:

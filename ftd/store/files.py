@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
+from ftd.core.dataset import Report
 from ftd.core.file import File, FileStatus
 from ftd.store.db import Database, Row, Transaction
 
@@ -70,10 +72,15 @@ def purged(tx: Transaction, file_id: str, now: int) -> None:
     tx.execute("UPDATE files SET purged_at = ? WHERE id = ?", (now, file_id))
 
 
-def find(tx: Transaction, file_id: str) -> File | None:
-    """A file, hidden or not, as this transaction sees it."""
-    row = tx.execute(f"SELECT {_COLUMNS} FROM files WHERE id = ?", (file_id,)).fetchone()
-    return None if row is None else _file(row)
+def report(tx: Transaction, file_id: str) -> Report | None:
+    """What the check of a file, hidden or not, has found; None while it is not checked."""
+    row = tx.execute("SELECT report FROM files WHERE id = ?", (file_id,)).fetchone()
+    return None if row["report"] is None else _understood(row["report"])
+
+
+@lru_cache(maxsize=8)  # a sweep makes a hundred jobs of one file
+def _understood(text: str) -> Report:
+    return Report.from_json(json.loads(text))
 
 
 def purpose(tx: Transaction, project: str, file_id: str) -> str | None:

@@ -8,7 +8,8 @@ from typing import Any
 from ftd.core.errors import FtdError, Kind
 from ftd.core.hyperparams import Hyperparameters, Requested
 from ftd.core.job import FINAL, Job, JobError, State, Want, sources
-from ftd.store.db import Database, Row, Transaction
+from ftd.core.schedule import OpenJob
+from ftd.store.db import Database, Read, Row, Transaction
 
 _COLUMNS = (
     "seq, id, project, created_at, finished_at, model, base, minted, training_file, "
@@ -18,12 +19,12 @@ _COLUMNS = (
 )
 
 
-def insert(tx: Transaction, job: Job) -> None:
-    """Store a new job; its `seq` is assigned here and the given one ignored."""
-    tx.execute(
+def insert(tx: Transaction, job: Job) -> int:
+    """Store a new job; returns its `seq`, which is assigned here, and the given one ignored."""
+    seq = tx.execute(
         "INSERT INTO jobs (id, project, created_at, model, base, minted, training_file, "
-        "validation_file, suffix, seed, method, requested, metadata, priority, state) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "validation_file, suffix, seed, method, requested, hyperparameters, metadata, priority, "
+        "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.id,
             job.project,
@@ -37,11 +38,14 @@ def insert(tx: Transaction, job: Job) -> None:
             job.seed,
             job.method,
             json.dumps(asdict(job.requested)),
+            None if job.hyperparameters is None else json.dumps(asdict(job.hyperparameters)),
             None if job.metadata is None else json.dumps(dict(job.metadata)),
             job.priority,
             job.state,
         ),
-    )
+    ).lastrowid
+    assert seq is not None
+    return seq
 
 
 def move(
@@ -90,11 +94,12 @@ def resolve(tx: Transaction, job_id: str, hyperparameters: Hyperparameters) -> N
     )
 
 
-def note_wait(tx: Transaction, job_id: str, reason: str) -> None:
-    """Say why a job waits; one that no longer waits keeps its silence."""
+def note_waits(tx: Transaction, reasons: Mapping[str, str]) -> None:
+    """Say why jobs wait, of each its reason; one that no longer waits keeps its silence."""
     tx.execute(
-        "UPDATE jobs SET wait_reason = ? WHERE id = ? AND state IN ('validating_files', 'queued')",
-        (reason, job_id),
+        "UPDATE jobs SET wait_reason = told.value FROM json_each(?) AS told "
+        "WHERE jobs.id = told.key AND state IN ('validating_files', 'queued')",
+        (json.dumps(reasons),),
     )
 
 
@@ -178,6 +183,37 @@ async def oldest_queued(db: Database) -> int | None:
     rows = await db.rows("SELECT min(created_at) AS at FROM jobs WHERE state = 'queued'")
     at: int | None = rows[0]["at"]
     return at
+
+
+# One row of JSON: a reader's thread gives up the interpreter at every row, and beside a busy loop
+# it waits up to five milliseconds for each of ten thousand.
+_OPEN = (
+    "SELECT json_group_array(json_array(jobs.id, jobs.seq, priority, state, want, "
+    "  json_extract(jobs.spec, '$.device'), "
+    "  CASE WHEN t.report IS NULL THEN t.id END, "
+    "  CASE WHEN v.report IS NULL THEN v.id END)) AS list "
+    "FROM jobs JOIN files t ON t.id = training_file LEFT JOIN files v ON v.id = validation_file "
+    "WHERE finished_at IS NULL"
+)
+_STATES = {state.value: state for state in State}
+_WANTS = {want.value: want for want in Want}
+
+
+async def still_open(read: Read) -> tuple[OpenJob, ...]:
+    """Every job that is not over, as the engine sees it."""
+    (row,) = await read(_OPEN)
+    return tuple(
+        OpenJob(
+            id=id_,
+            seq=seq,
+            priority=priority,
+            state=_STATES[state],
+            want=_WANTS[want],
+            began_on=began_on,
+            checking=tuple(file for file in unchecked if file is not None),
+        )
+        for id_, seq, priority, state, want, began_on, *unchecked in json.loads(row["list"])
+    )
 
 
 def in_use(tx: Transaction, column: str, value: str) -> bool:

@@ -65,12 +65,19 @@ def shares_bytes(tx: Transaction, path: str) -> bool:
     return row is not None
 
 
+_NAMED = (
+    f"SELECT {_COLUMNS} FROM models WHERE name = ? AND project IN (?, ?) AND deleted_at IS NULL"
+)
+
+
+def find(tx: Transaction, project: str, name: str) -> Model | None:
+    """A visible model, as this transaction sees it."""
+    row = tx.execute(_NAMED, (name, project, SHARED)).fetchone()
+    return None if row is None else _model(row)
+
+
 async def get(db: Database, project: str, name: str) -> Model | None:
-    rows = await db.rows(
-        f"SELECT {_COLUMNS} FROM models WHERE name = ? AND project IN (?, ?) "
-        "AND deleted_at IS NULL",
-        (name, project, SHARED),
-    )
+    rows = await db.rows(_NAMED, (name, project, SHARED))
     return _model(rows[0]) if rows else None
 
 

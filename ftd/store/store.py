@@ -1,23 +1,24 @@
 """The changes that touch several tables at once, each one transaction's worth of truth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ftd.core.admission import Rejected, judge
+from ftd.bell import SCHEDULE
+from ftd.core.admission import Admitted, Rejected, judge
 from ftd.core.clock import Clock
-from ftd.core.dataset import Report
 from ftd.core.device import Device
 from ftd.core.file import File
 from ftd.core.ids import Ids
 from ftd.core.job import Attempt, Ending, Job, JobError, State, Want
 from ftd.core.models import Model
-from ftd.core.schedule import LiveAttempt, OpenJob, Snapshot
+from ftd.core.schedule import LiveAttempt, Snapshot
 from ftd.store import attempts, events, files, jobs, models, servers
 from ftd.store.db import Database, Transaction
 from ftd.store.servers import ServerRow
 
 CANCELLING = "Fine tuning process stopping due to job cancellation"
 STARTED = "Fine-tuning job started"
+ADMITTED = "Files validated, moving job to queued state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,44 +48,54 @@ class Store:
             data=data,
         )
 
-    async def create(self, job: Job) -> Job:
-        """Store a new job; one whose files are checked already is judged in the same breath."""
+    async def create(self, draft: Callable[[Transaction], Job]) -> Job:
+        """Store a new job, drafted in the transaction that stores it; one whose files are checked
+        already is judged in the same breath."""
 
         def work(tx: Transaction) -> Job:
-            jobs.insert(tx, job)
-            self.tell(tx, job.id, f"Created fine-tuning job: {job.id}")
-            named = f"training file: {job.training_file}"
-            if job.validation_file is not None:
-                named += f" and validation file: {job.validation_file}"
-            self.tell(tx, job.id, f"Validating {named}")
-            self._admit(tx, job.id)
-            return _found(tx, job.id)
+            job = draft(tx)
+            verdict = self._judge(tx, job)
+            if isinstance(verdict, Admitted):
+                job = replace(job, state=State.QUEUED, hyperparameters=verdict.hyperparameters)
+            job = replace(job, seq=jobs.insert(tx, job))
+            told = [f"Created fine-tuning job: {job.id}", f"Validating {_named(job)}"]
+            told += [ADMITTED] if isinstance(verdict, Admitted) else []
+            now = self.clock.now()
+            events.tell_all(tx, job.id, now, [(self.ids.event(), message) for message in told])
+            if isinstance(verdict, Rejected):
+                self.fail(tx, job.id, verdict.error, data=verdict.data())
+                return _found(tx, job.id)
+            return job
 
-        return await self.db.write(work)
+        return await self.db.write(work, about=(SCHEDULE,))
 
     async def admit(self, job_id: str) -> None:
         """Judge a job whose files are checked; nothing happens while they are not."""
-        await self.db.write(lambda tx: self._admit(tx, job_id))
 
-    def _admit(self, tx: Transaction, job_id: str) -> None:
-        job = _found(tx, job_id)
+        def work(tx: Transaction) -> None:
+            verdict = self._judge(tx, _found(tx, job_id))
+            if isinstance(verdict, Rejected):
+                self.fail(tx, job_id, verdict.error, data=verdict.data())
+            elif verdict is not None and jobs.move(tx, job_id, State.QUEUED, now=self.clock.now()):
+                jobs.resolve(tx, job_id, verdict.hyperparameters)
+                self.tell(tx, job_id, ADMITTED)
+
+        await self.db.write(work, about=(SCHEDULE, job_id))
+
+    def _judge(self, tx: Transaction, job: Job) -> Admitted | Rejected | None:
+        """What becomes of a job with these files; None while one of them is not checked."""
         reports = {}
         for param, file_id in (
             ("training_file", job.training_file),
             ("validation_file", job.validation_file),
         ):
-            file = files.find(tx, file_id) if file_id is not None else None
-            if file is None:
+            if file_id is None:
                 continue
-            if file.report is None:
-                return
-            reports[param] = Report.from_json(file.report)
-        verdict = judge(job.requested, reports)
-        if isinstance(verdict, Rejected):
-            self.fail(tx, job_id, verdict.error, data=verdict.data())
-        elif jobs.move(tx, job_id, State.QUEUED, now=self.clock.now()):
-            jobs.resolve(tx, job_id, verdict.hyperparameters)
-            self.tell(tx, job_id, "Files validated, moving job to queued state")
+            report = files.report(tx, file_id)
+            if report is None:
+                return None
+            reports[param] = report
+        return judge(job.requested, reports)
 
     def fail(
         self,
@@ -111,7 +122,7 @@ class Store:
             self.tell(tx, job_id, CANCELLING, level="warn")
             return _found(tx, job_id)
 
-        return await self.db.write(work)
+        return await self.db.write(work, about=(SCHEDULE, job_id))
 
     async def start(self, job_id: str, launch: str, devices: Sequence[Device]) -> Attempt | None:
         """Move a queued job to running and lease its devices, or do nothing and return None."""
@@ -123,7 +134,7 @@ class Store:
                 tx, job_id=job_id, launch=launch, devices=devices, now=self.clock.now()
             )
 
-        return await self.db.write(work)
+        return await self.db.write(work, about=(SCHEDULE, job_id))
 
     async def give_back(self, attempt: Attempt, why: str) -> None:
         """An attempt that never began: its job waits in the queue again."""
@@ -132,9 +143,9 @@ class Store:
             now = self.clock.now()
             if attempts.end(tx, attempt.id, ending=attempts.RETURNED, note=why, now=now):
                 jobs.move(tx, attempt.job, State.QUEUED, now=now)
-                jobs.note_wait(tx, attempt.job, why)
+                jobs.note_waits(tx, {attempt.job: why})
 
-        await self.db.write(work)
+        await self.db.write(work, about=(SCHEDULE, attempt.job))
 
     async def lose(self, attempt: Attempt, error: JobError, max_attempts: int) -> None:
         """A trainer vanished: the job is queued again, or fails once it has had its chances."""
@@ -152,7 +163,7 @@ class Store:
                     tx, attempt.job, f"{error.message} The job is queued again.", level="warn"
                 )
 
-        await self.db.write(work)
+        await self.db.write(work, about=(SCHEDULE, attempt.job))
 
     async def stopped(self, attempt: Attempt) -> None:
         """An attempt ended because it was asked to. A job that is not over is queued again."""
@@ -162,7 +173,7 @@ class Store:
             if attempts.end(tx, attempt.id, ending=Ending.STOPPED, note=None, now=now):
                 jobs.move(tx, attempt.job, State.QUEUED, now=now)
 
-        await self.db.write(work)
+        await self.db.write(work, about=(SCHEDULE, attempt.job))
 
     async def failed(self, attempt: Attempt, error: JobError) -> None:
         """The trainer gave up and said why."""
@@ -172,7 +183,7 @@ class Store:
             if attempts.end(tx, attempt.id, ending=Ending.FAILED, note=error.message, now=now):
                 self.fail(tx, attempt.job, error)
 
-        await self.db.write(work)
+        await self.db.write(work, about=(SCHEDULE, attempt.job))
 
     async def succeed(
         self, attempt: Attempt, *, model: Model, result: File, trained_tokens: int
@@ -197,7 +208,7 @@ class Store:
             self.tell(tx, attempt.job, "The job has successfully completed")
             return True
 
-        return await self.db.write(work)
+        return await self.db.write(work, about=(SCHEDULE, attempt.job))
 
     async def serve(self, weights: str, launch: str, device: Device) -> ServerRow | None:
         """Lease a place on the device to a new inference worker; None when it has none left."""
@@ -231,14 +242,7 @@ class Store:
     async def snapshot(self, devices: Sequence[Device]) -> Snapshot:
         """One consistent view of everything that is not over."""
         async with self.db.reading() as read:
-            open_jobs = await read(
-                "SELECT jobs.id, jobs.seq, priority, state, want, "
-                "  json_extract(jobs.spec, '$.device') AS began_on, "
-                "  CASE WHEN t.report IS NULL THEN t.id END AS training, "
-                "  CASE WHEN v.report IS NULL THEN v.id END AS validation "
-                "FROM jobs JOIN files t ON t.id = training_file "
-                "LEFT JOIN files v ON v.id = validation_file WHERE finished_at IS NULL"
-            )
+            open_jobs = await jobs.still_open(read)
             live = await read("SELECT id, job FROM attempts WHERE ended_at IS NULL")
             leases = await read(
                 "SELECT leases.device, leases.slot, attempts.job FROM leases "
@@ -246,18 +250,7 @@ class Store:
             )
         taken = {(row["device"], row["slot"]) for row in leases}
         return Snapshot(
-            jobs=tuple(
-                OpenJob(
-                    id=row["id"],
-                    seq=row["seq"],
-                    priority=row["priority"],
-                    state=State(row["state"]),
-                    want=Want(row["want"]),
-                    began_on=row["began_on"],
-                    checking=tuple(f for f in (row["training"], row["validation"]) if f),
-                )
-                for row in open_jobs
-            ),
+            jobs=open_jobs,
             attempts=tuple(LiveAttempt(id=row["id"], job=row["job"]) for row in live),
             devices=tuple(devices),
             holders={row["device"]: row["job"] for row in leases if row["job"] is not None},
@@ -273,3 +266,8 @@ def _found(tx: Transaction, job_id: str) -> Job:
     job = jobs.find(tx, job_id)
     assert job is not None, f"{job_id} has no row"
     return job
+
+
+def _named(job: Job) -> str:
+    validation = f" and validation file: {job.validation_file}" if job.validation_file else ""
+    return f"training file: {job.training_file}{validation}"

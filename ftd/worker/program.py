@@ -28,6 +28,7 @@ from ftd.worker.report import Inbox, Report
 PR_SET_PDEATHSIG = 1
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # nothing is ever looked up on the network
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # who asks for CUDA while importing does not begin it
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # lengths vary: fragment less
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -42,11 +43,7 @@ def run(name: str, libraries: Sequence[str], load: Callable[[], Work]) -> int:
     `load` imports; the versions of `libraries` are told when it has. Returns the exit status.
     """
     die_with(int(os.environ["FTD_SHIM_PID"]), name)
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    for variable, value in _ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
+    settle()
     facts = int(os.environ["FTD_FACTS_FD"])
     os.set_inheritable(facts, False)  # a helper that outlives us must not hold the pipe open
     report = Report(facts)
@@ -59,11 +56,36 @@ def run(name: str, libraries: Sequence[str], load: Callable[[], Work]) -> int:
         report(Started(pid=os.getpid(), libraries=versions))
         assignment = inbox.assignment()
         if assignment is not None:
+            see(assignment.gpus)
             work(assignment, report, inbox)
     except Exception as error:  # noqa: BLE001 - the one place where any fault becomes a fact
         traceback.print_exc()
         report(failure(error, name))
     return 0
+
+
+def settle() -> None:
+    """Arrange what every worker wants of its process, before the libraries are imported."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+
+
+def see(gpus: Sequence[str] | None) -> None:
+    """Let this process see these GPUs and no others; None is what its environment says.
+
+    CUDA reads the variable once, at its first call in a process. A worker is started before
+    anybody knows its devices, so until now there must have been none.
+    """
+    if gpus is None:
+        return
+    import torch  # long there: `load` has brought it
+
+    called = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    assert not called, "CUDA was called before a device was lent"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
 
 
 def die_with(parent: int, name: str) -> None:

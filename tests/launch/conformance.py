@@ -14,7 +14,16 @@ import pytest
 from ftd.core.device import Device
 from ftd.core.job import Exit
 from ftd.core.wire import Stop
-from ftd.launch.base import Assignment, BadInputs, Channel, Frame, Launcher, Refused, Role
+from ftd.launch.base import (
+    Assignment,
+    BadInputs,
+    Channel,
+    Frame,
+    Gone,
+    Launcher,
+    Refused,
+    Role,
+)
 
 CPU = Device(id="cpu", kind="cpu", name="processor", memory_bytes=2**30)
 CARD = Device(id="GPU-1", kind="cuda", name="card", memory_bytes=2**30)
@@ -44,7 +53,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def run(launcher: Launcher, launch: str, assignment: Assignment) -> None:
-    await launcher.launch(launch, assignment.devices)
+    await launcher.launch(launch)
     await launcher.assign(launch, assignment)
 
 
@@ -55,7 +64,7 @@ async def serve(
     devices: tuple[Device, ...] = (CPU,),
 ) -> None:
     """Launch an inference worker; its lock has the launch's name."""
-    await launcher.launch(launch, devices, Role.INFER)
+    await launcher.launch(launch, Role.INFER)
     await launcher.assign(launch, job(*script, name=launch, devices=devices, shared=True))
 
 
@@ -103,7 +112,7 @@ class LauncherConformance:
     """Inherit it and give a fixture `launcher`."""
 
     async def test_a_job_from_launch_to_exit(self, launcher: Launcher) -> None:
-        await launcher.launch("run-1", (CPU,))
+        await launcher.launch("run-1")
         assert not launcher.assigned("run-1")
         assert not await launcher.alive("ftjob-1")
         await launcher.assign("run-1", job(["steps", 3]))
@@ -154,6 +163,38 @@ class LauncherConformance:
         assert await ended(launcher, "run-1") == exit_
         assert kinds(launcher, "run-1") == ["started", "accepted"]
 
+    async def test_a_worker_that_waits_in_vain_is_taken_back(self, launcher: Launcher) -> None:
+        await launcher.launch("run-1")
+        await launcher.launch("run-2")
+        assert await launcher.abandoned() == (), "they live"
+        channel = await opened(launcher, "run-1")
+        for launch in ("run-1", "run-1", "run-9"):
+            await launcher.undo(launch)
+        while await channel.changed(PATIENCE_S):
+            pass
+        await channel.close()
+        assert await launcher.connect("run-1") is None
+        assert not launcher.out("run-1").parent.exists()
+        await launcher.assign("run-2", job(["steps", 1]))
+        assert await ended(launcher, "run-2") == Exit(code=0)
+        assert await launcher.abandoned() == (), "it had a job"
+
+    async def test_who_has_ended_before_its_job_is_gone_and_its_name_is_free(
+        self, launcher: Launcher
+    ) -> None:
+        await launcher.launch("run-1")
+        await said(launcher, "run-1", "started")
+        channel = await opened(launcher, "run-1")
+        await channel.signal("KILL")
+        with pytest.raises(Gone):
+            await launcher.assign("run-1", job(["steps", 1]))
+        assert not launcher.assigned("run-1")
+        await channel.close()
+        await launcher.undo("run-1")
+        await run(launcher, "run-1", job(["steps", 1]))
+        assert await ended(launcher, "run-1") == Exit(code=0)
+        assert kinds(launcher, "run-1") == ["started", "accepted", "step", "done"]
+
     async def test_signals_reach_the_worker(self, launcher: Launcher) -> None:
         for launch, name, number in (("run-1", "TERM", 15), ("run-2", "KILL", 9)):
             await run(launcher, launch, job(["steps", 1], ["hang"]))
@@ -165,8 +206,9 @@ class LauncherConformance:
 
     async def test_a_job_runs_once(self, launcher: Launcher) -> None:
         await run(launcher, "run-1", job(["hang"]))
-        with pytest.raises(Refused, match=r"ftjob-1\.lock is held by run-1"):
+        with pytest.raises(Refused, match=r"ftjob-1\.lock is held by run-1") as refused:
             await run(launcher, "run-2", job(["hang"]))
+        assert not isinstance(refused.value, Gone), "another launch would do no better"
         assert not launcher.assigned("run-2")
         channel = await opened(launcher, "run-1")
         await channel.signal("KILL")
@@ -225,7 +267,7 @@ class LauncherConformance:
             await launcher.dial("run-1", "serve.sock")
 
     async def test_a_server_ends_when_it_is_hung_up_on(self, launcher: Launcher) -> None:
-        await launcher.launch("run-1", (CPU,), Role.INFER)
+        await launcher.launch("run-1", Role.INFER)
         await serve(launcher, "run-2", ["deaf"], ["steps", 1], ["hang"])
         await said(launcher, "run-2", "step")
         channel = await opened(launcher, "run-2")

@@ -136,6 +136,7 @@ def main() -> None:
     if assign["kind"] == "stop":
         return
     Path("out/environment.json").write_text(json.dumps(dict(os.environ)))
+    Path("out/assign.json").write_text(json.dumps(assign))
     say({"kind": "accepted", "job": assign["job"], "attempt": assign["attempt"]})
     play(json.loads(Path(assign["spec"]).read_text())["script"])
     say({"kind": "done", "step": 0, "trained_tokens": 0})

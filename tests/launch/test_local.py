@@ -17,7 +17,7 @@ from ftd.core.device import Device
 from ftd.core.job import Exit
 from ftd.core.wire import Stop
 from ftd.launch import local
-from ftd.launch.base import BadInputs, Refused, Role
+from ftd.launch.base import BadInputs, Gone, Refused, Role
 from ftd.launch.local import LocalLauncher
 from tests.launch.conformance import (
     CPU,
@@ -77,7 +77,7 @@ async def main():
         await serve(launcher, "run-1", *json.loads(script))
         await said(launcher, "run-1", "step")
     else:
-        await launcher.launch("run-1", (CPU,), Role(role))
+        await launcher.launch("run-1", Role(role))
     if Role(role) is Role.TRAIN and script:
         await launcher.assign("run-1", job(*json.loads(script)))
     print("ready", flush=True)
@@ -142,7 +142,7 @@ async def test_a_server_ends_with_its_daemon(tmp_path: Path, launcher: LocalLaun
 
 
 async def test_a_server_that_is_refused_is_ended(launcher: LocalLauncher, tmp_path: Path) -> None:
-    await launcher.launch("run-1", (CPU,), Role.INFER)
+    await launcher.launch("run-1", Role.INFER)
     with pytest.raises(BadInputs):
         await launcher.assign("run-1", job(name="run-1", inputs={"model": tmp_path / "missing"}))
     await until_true(lambda: not launcher._shims)
@@ -270,13 +270,15 @@ async def test_a_worker_sees_its_devices_and_nothing_of_the_daemon(
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     for launch, devices, visible in (
-        ("run-1", (card(1), card(2)), "GPU-1,GPU-2"),
-        ("run-2", (CPU,), ""),
+        ("run-1", (card(1), card(2)), ["GPU-1", "GPU-2"]),
+        ("run-2", (CPU,), []),
     ):
         await run(launcher, launch, job(devices=devices))
         assert await ended(launcher, launch) == Exit(code=0)
+        told = json.loads((launcher.out(launch) / "assign.json").read_text())
+        assert told["gpus"] == visible
         seen = json.loads((launcher.out(launch) / "environment.json").read_text())
-        assert seen["CUDA_VISIBLE_DEVICES"] == visible
+        assert seen["CUDA_VISIBLE_DEVICES"] == "", "it is told of them with its job"
         assert seen["HF_HUB_OFFLINE"] == "1"
         assert not {"FTD_API_KEY", "PYTHONPATH"} & set(seen)
 
@@ -299,7 +301,7 @@ async def test_a_start_waits_for_somebody_who_only_looks(
 ) -> None:
     locks = tmp_path / "home" / "locks"
     locks.mkdir(parents=True)
-    await launcher.launch("run-1", (CPU,))
+    await launcher.launch("run-1")
     with (locks / "ftjob-1.lock").open("w") as look:
         fcntl.flock(look, fcntl.LOCK_EX)
         assigning = asyncio.create_task(launcher.assign("run-1", job(["steps", 1])))
@@ -331,7 +333,7 @@ async def test_looks_at_a_lock_do_not_hinder_its_start(launcher: LocalLauncher) 
 async def test_a_worker_that_cannot_be_started_is_refused(tmp_path: Path) -> None:
     launcher = LocalLauncher(tmp_path, programs={Role.TRAIN: ("/no/such/program",)})
     with pytest.raises(Refused, match="No such file or directory"):
-        await launcher.launch("run-1", (CPU,))
+        await launcher.launch("run-1")
     await until_true(lambda: not launcher._shims)
 
 
@@ -341,25 +343,26 @@ async def test_a_worker_that_ends_too_early_says_why(tmp_path: Path) -> None:
     # It may be gone before it is launched or before it is assigned; the reason is the same.
     with pytest.raises(Refused, match="no torch"):
         await run_late(launcher)
+    assert await launcher.abandoned() == ("run-1",)
     assert launcher.exit_record("run-1") == Exit(code=3)
 
 
 async def run_late(launcher: LocalLauncher) -> None:
-    await launcher.launch("run-1", (CPU,))
+    await launcher.launch("run-1")
     await until_true(lambda: not launcher._shims)
     await launcher.assign("run-1", job())
 
 
 async def test_a_launch_has_a_directory_of_its_own(launcher: LocalLauncher) -> None:
-    await launcher.launch("run-1", (CPU,))
+    await launcher.launch("run-1")
     with pytest.raises(Refused, match="exists"):
-        await launcher.launch("run-1", (CPU,))
+        await launcher.launch("run-1")
 
 
 async def test_a_cancelled_launch_leaves_no_process(
     launcher: LocalLauncher, tmp_path: Path
 ) -> None:
-    launching = asyncio.create_task(launcher.launch("run-1", (CPU,)))
+    launching = asyncio.create_task(launcher.launch("run-1"))
     await until_true(lambda: "run-1" in launcher._shims)
     launching.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -371,13 +374,37 @@ async def test_a_frozen_shim_is_ended_before_it_is_given_up(
     launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(local, "ASSIGN_S", 0.1)
-    await launcher.launch("run-1", (CPU,))
+    await launcher.launch("run-1")
     os.kill(shim_of(launcher, "run-1"), signal.SIGSTOP)
-    with pytest.raises(Refused, match="did not answer"):
+    with pytest.raises(Gone, match="did not answer"):
         await launcher.assign("run-1", job(["hang"]))
     assert not launcher._shims
     assert not await launcher.alive("ftjob-1")
     await until_true(lambda: not processes(tmp_path / "home"))
+
+
+async def test_a_launch_is_taken_back_whatever_its_shim_does(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    await launcher.launch("run-1")
+    os.kill(shim_of(launcher, "run-1"), signal.SIGSTOP)
+    await launcher.undo("run-1")
+    assert not launcher._shims
+    assert not launcher.out("run-1").parent.exists()
+    await until_true(lambda: not processes(tmp_path / "home"))
+
+
+async def test_what_a_killed_daemon_leaves_is_found_and_removed(
+    launcher: LocalLauncher, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    kill_a_daemon(home)
+    await until_true(lambda: not processes(home))
+    assert await launcher.abandoned() == ("run-1",)
+    await launcher.undo("run-1")
+    assert list((home / "runs").iterdir()) == []
+    kill_a_daemon(home, ["hang"])
+    assert await launcher.abandoned() == (), "it has a job"
 
 
 async def test_inputs_go_when_they_are_discarded(launcher: LocalLauncher, tmp_path: Path) -> None:
@@ -396,7 +423,7 @@ async def test_a_closed_launcher_ends_what_has_no_job(
     launcher: LocalLauncher, tmp_path: Path
 ) -> None:
     await run(launcher, "run-1", job(["hang"]))
-    await launcher.launch("run-2", (CPU,))
+    await launcher.launch("run-2")
     await serve(launcher, "run-3", ["hang"])
     others = [shim_of(launcher, launch) for launch in ("run-2", "run-3")]
     await launcher.close()

@@ -27,7 +27,6 @@ from ftd.launch.shim import main, record
 from ftd.launch.shim import spool as writer
 from ftd.launch.shim.worker import Log
 from tests.launch.conformance import (
-    CPU,
     ended,
     frames,
     job,
@@ -109,7 +108,7 @@ async def test_sigterm_becomes_a_request_to_stop_and_save(launcher: LocalLaunche
 
 
 async def test_sigterm_ends_an_idle_worker(launcher: LocalLauncher) -> None:
-    await launcher.launch("run-1", (CPU,))
+    await launcher.launch("run-1")
     os.kill(pid_of(launcher), signal.SIGTERM)
 
     async def recorded() -> bool:
@@ -121,7 +120,7 @@ async def test_sigterm_ends_an_idle_worker(launcher: LocalLauncher) -> None:
 async def test_it_lives_as_long_as_any_connection_while_it_has_no_job(
     launcher: LocalLauncher,
 ) -> None:
-    await launcher.launch("run-1", (CPU,))
+    await launcher.launch("run-1")
     second = await talk(launcher)
     await launcher._first.pop("run-1").close()
     assert await status(second) | {"worker": 0} == {
@@ -152,7 +151,7 @@ async def test_shared_locks_are_shared(launcher: LocalLauncher, tmp_path: Path) 
     device = tmp_path / "device.lock"
 
     async def assign(launch: str, *, shared: bool) -> None:
-        await launcher.launch(launch, (CPU,))
+        await launcher.launch(launch)
         (directory_of(launcher, launch) / "in" / "spec.json").write_text('{"script":[["hang"]]}')
         command = wire.encode(wire.Assign(job=launch, attempt=1)).decode().strip()
         locks = [
@@ -178,7 +177,7 @@ async def test_shared_locks_are_shared(launcher: LocalLauncher, tmp_path: Path) 
 async def test_a_lock_that_cannot_be_is_refused(
     launcher: LocalLauncher, locks: list[Any], why: str
 ) -> None:
-    await launcher.launch("run-1", (CPU,))
+    await launcher.launch("run-1")
     request = {"op": "assign", "job": "j", "attempt": 1, "locks": locks, "line": "{}"}
     with pytest.raises(Refused, match=why):
         await launcher._first["run-1"].ask(request, 10)
@@ -289,7 +288,7 @@ async def test_lines_that_are_no_facts_are_passed_on_as_they_are(launcher: Local
 async def test_a_full_disk_makes_the_worker_wait_and_loses_no_fact(
     launcher: LocalLauncher,
 ) -> None:
-    await launcher.launch("run-1", (CPU,))
+    await launcher.launch("run-1")
     free = resource.prlimit(pid_of(launcher), resource.RLIMIT_FSIZE)
     resource.prlimit(pid_of(launcher), resource.RLIMIT_FSIZE, (3000, free[1]))
     await launcher.assign("run-1", job(["steps", 5000]))

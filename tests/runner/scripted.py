@@ -4,10 +4,13 @@ Beside the verbs of tests/launch/fakeworker.py:
 
     ["checkpoint", step]    publishes one, with a manifest, and says saved
     ["done", step]          says done and exits 0
+    ["tokens", directory]   leaves a copy of it as out/tokens/training, unless it was lent one; says
+                            which in a notice
 """
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -39,8 +42,16 @@ def done(step: int) -> None:
     sys.exit(0)
 
 
+def tokens(directory: str) -> None:
+    lent = Path("in/tokens/training").is_dir()
+    if not lent:
+        shutil.copytree(directory, "out/tokens/training", symlinks=True)
+    message = "took lent tokens" if lent else "made tokens"
+    fakeworker.say({"kind": "notice", "level": "info", "message": message})
+
+
 def main() -> None:
-    fakeworker.VERBS |= {"checkpoint": checkpoint, "done": done}
+    fakeworker.VERBS |= {"checkpoint": checkpoint, "done": done, "tokens": tokens}
     fakeworker.say({"kind": "started", "version": 1, "pid": 1})
     assign = fakeworker.hear([])[0]
     if assign["kind"] == "stop":

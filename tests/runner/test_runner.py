@@ -77,7 +77,7 @@ class World:
             minted=f"ft:m::{name[-8:]}", training_file=file_id, seed=1, requested=Requested(),
             state=State.VALIDATING,
         )  # fmt: skip
-        return (await self.store.create(job)).id
+        return (await self.store.create(lambda _: job)).id
 
     async def job(self, name: str = "ftjob-1") -> Job:
         job = await jobs.get(self.store.db, name)
@@ -138,7 +138,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     bell = Bell()
     database = Database(home.database, bell)
     await database.open()
-    store = Store(database, SystemClock(), Ids(random.Random(3).choice))
+    store = Store(database, SystemClock(), Ids(random.Random(3).randbytes))
     launcher = LocalLauncher(home.root, programs={Role.TRAIN: SCRIPTED})
     settings = Settings(home=home.root, stopping=Stopping(ask_s=0.2, term_s=0.2))
     rooms = Rooms(

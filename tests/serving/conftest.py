@@ -101,7 +101,7 @@ async def shelf(home: Home) -> AsyncIterator[Shelf]:
     bell = Bell()
     database = Database(home.database, bell)
     await database.open()
-    shelf = Shelf(home, Store(database, Clock(), Ids(random.Random(1).choice)), bell)
+    shelf = Shelf(home, Store(database, Clock(), Ids(random.Random(1).randbytes)), bell)
     await shelf.put(BASE, kind=ModelKind.BASE)
     yield shelf
     await database.close()

@@ -28,5 +28,5 @@ class HandClock:
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     database = Database(tmp_path / "ftd.db", Bell())
     await database.open()
-    yield Store(database, HandClock(), Ids(random.Random(1).choice))
+    yield Store(database, HandClock(), Ids(random.Random(1).randbytes))
     await database.close()

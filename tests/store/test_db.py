@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from ftd.bell import Bell
 from ftd.core.errors import FtdError
-from ftd.store.db import Database, Transaction, connect, migrate, outdated
+from ftd.store.db import READERS, Database, Transaction, connect, migrate, outdated
 from tests.running import until
 
 
@@ -91,7 +91,9 @@ async def test_a_caller_that_hangs_up_does_not_undo_its_write(database: Database
 async def test_readers_cannot_write(database: Database) -> None:
     with pytest.raises(sqlite3.OperationalError):
         await database.rows("INSERT INTO notes VALUES (1)")
-    assert await notes(database) == []
+    await database.write(add(2))
+    for _ in range(READERS):
+        assert await notes(database) == [2], "it left no view open"
 
 
 async def test_a_reader_sees_one_moment(database: Database) -> None:
@@ -122,6 +124,42 @@ async def test_every_commit_rings(database: Database) -> None:
     heard = database._bell.listen()
     await database.write(add(1))
     await asyncio.wait_for(heard.wait(), 5)
+
+
+async def test_a_change_that_says_what_it_is_about_wakes_nobody_else(database: Database) -> None:
+    bell = database._bell
+    mine, others = bell.listen("ftjob-1"), bell.listen("ftjob-2")
+    await database.write(add(1), about=("ftjob-1",))
+    assert mine.is_set()
+    assert not others.is_set()
+    gate = threading.Event()  # neighbours of one commit: one that says nothing is about everything
+    blocked = asyncio.ensure_future(
+        database.write(lambda tx: gate.wait(10) and None, about=("ftjob-1",))
+    )
+    waiting = [
+        asyncio.ensure_future(database.write(add(2), about=("ftjob-1",))),
+        asyncio.ensure_future(database.write(add(3))),
+    ]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(blocked, *waiting)
+    assert others.is_set()
+
+
+async def test_a_reader_whose_caller_hung_up_serves_the_next(database: Database) -> None:
+    await database.write(add(1))
+    slow = (
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) "
+        "SELECT count(*) AS n FROM n"
+    )
+    for _ in range(10):  # more often than there are readers
+        task = asyncio.ensure_future(database.rows(slow))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    await database.write(add(2))
+    assert await notes(database) == [1, 2], "and sees what was written since"
 
 
 async def test_closing_finishes_what_waits_and_leaves_no_thread(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Databases of earlier versions, with rows in them, become this version's and lose nothing."""
 
+import json
 import sqlite3
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ftd.bell import Bell
 from ftd.core.device import Device
 from ftd.core.ids import Ids
 from ftd.core.job import State
-from ftd.store import attempts, db, jobs
+from ftd.store import attempts, db, events, jobs
 from ftd.store.db import Database, connect, migrate
 from ftd.store.store import Store
 from tests.store.conftest import HandClock
@@ -44,7 +45,7 @@ def first(tmp_path: Path) -> Path:
 async def test_a_job_that_runs_keeps_its_device(first: Path) -> None:
     database = Database(first, Bell())
     await database.open()
-    store = Store(database, HandClock(), Ids(lambda choices: choices[0]))
+    store = Store(database, HandClock(), Ids(bytes))
     try:
         (attempt,) = await attempts.live(database)
         assert (attempt.id, attempt.job, attempt.number) == (4, "ftjob-1", 2)
@@ -84,6 +85,67 @@ def test_what_was_before_is_kept_aside(first: Path) -> None:
     assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
     assert connection.execute("SELECT count(*) FROM leases").fetchone()[0] == 3
     connection.close()
+
+
+STEPS = """
+INSERT INTO events (id, job, created_at, level, type, message, data, step)
+    VALUES ('ftevent-1', 'ftjob-1', 0, 'info', 'metrics', 'Step 1/2', '{"train_loss": 2.0}', 1),
+           ('ftevent-2', 'ftjob-1', 0, 'info', 'metrics', 'Step 2/2', '{"train_loss": 1.5}', 2);
+INSERT INTO steps (job, step, data)
+    VALUES ('ftjob-1', 1, '{"train_loss": 2.0}'), ('ftjob-1', 2, '{"train_loss": 1.0}');
+"""
+
+
+@pytest.fixture
+def second(first: Path) -> Path:
+    """The second version's database, which kept the last values of every step apart."""
+    script = Path(db.__file__).parent / "migrations" / "0002_serving.sql"
+    connection = connect(first)
+    connection.executescript(f"BEGIN; {script.read_text()} {STEPS} PRAGMA user_version = 2; COMMIT")
+    connection.close()
+    return first
+
+
+async def test_the_last_values_of_steps_are_what_they_were(second: Path) -> None:
+    database = Database(second, Bell())
+    await database.open()
+    try:
+        last = [json.loads(step) for step in await events.all_steps(database, "ftjob-1")]
+        assert last == [{"train_loss": 2.0}, {"train_loss": 1.0}]
+        kept = await database.rows("SELECT step FROM steps")
+        assert [row["step"] for row in kept] == [2], "only what was said again"
+        again = events.StepTold(2, "ftevent-3", "Step 2/2", '{"train_loss": 0.5}')
+        assert await database.write(lambda tx: events.tell_steps(tx, "ftjob-1", 0, [again])) == 0
+        assert json.loads((await events.all_steps(database, "ftjob-1"))[1]) == {"train_loss": 0.5}
+    finally:
+        await database.close()
+
+
+def test_the_second_schema_becomes_this_one_too(second: Path, tmp_path: Path) -> None:
+    migrate(second)
+    migrate(tmp_path / "new.db")
+    assert _schema(second) == _schema(tmp_path / "new.db")
+
+
+@pytest.mark.parametrize(
+    ("question", "index"),
+    [
+        ("SELECT 1 FROM events WHERE job = ? AND message = ? AND step IS NULL", "events_said"),
+        ("SELECT method, state, count(*) FROM jobs GROUP BY method, state", "jobs_counted"),
+        ("SELECT min(created_at) FROM jobs WHERE state = 'queued'", "jobs_waiting"),
+        ("SELECT * FROM events WHERE job = ? AND seq < ? ORDER BY seq DESC", "events_by_job"),
+        ("SELECT * FROM jobs WHERE project = ? AND seq < ? ORDER BY seq DESC", "jobs_listed"),
+        ("SELECT * FROM jobs WHERE finished_at IS NULL", "jobs_open"),
+    ],
+)
+def test_what_is_asked_often_has_an_index(second: Path, question: str, index: str) -> None:
+    migrate(second)
+    connection = connect(second)
+    unknown = ("x",) * question.count("?")
+    plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {question}", unknown)]
+    connection.close()
+    assert len(plan) == 1, "nothing is sorted"
+    assert plan[0].split(" USING ")[1].replace("COVERING ", "").split()[1] == index
 
 
 def _schema(path: Path) -> list[tuple[str, str]]:

@@ -1,11 +1,14 @@
 """The changes of a job's life, each one transaction, on a real database."""
 
 import asyncio
+import json
 import sqlite3
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ftd.core.dataset import Fault, Format, Report
 from ftd.core.device import Device
@@ -40,7 +43,7 @@ async def add_job(store: Store, name: str = "ftjob-1", **changes: Any) -> Job:
         seq=0, id=name, project="p", created_at=0, model="m", base="m", minted=f"ft:m::{name}",
         training_file="file-1", seed=1, requested=Requested(), state=State.VALIDATING,
     )  # fmt: skip
-    return await store.create(replace(job, **changes))
+    return await store.create(lambda _: replace(job, **changes))
 
 
 async def started(
@@ -197,15 +200,19 @@ async def test_success_is_all_or_nothing(store: Store) -> None:
 async def test_a_step_is_told_once_and_its_last_values_are_kept(store: Store) -> None:
     await add_file(store, "file-1")
     await add_job(store)
-    for loss in (2.0, 1.0):
-        await store.db.write(
-            lambda tx, loss=loss: events.tell_step(
-                tx, job_id="ftjob-1", event_id=store.ids.event(), now=0, step=1,
-                message=f"loss {loss}", data={"step": 1, "train_loss": loss},
-            )
-        )  # fmt: skip
+    for loss in (2.0, 1.0, 0.5):
+        step = events.StepTold(
+            1, store.ids.event(), f"loss {loss}", json.dumps({"step": 1, "train_loss": loss})
+        )
+        added = await store.db.write(
+            lambda tx, step=step: events.tell_steps(tx, "ftjob-1", 0, [step])
+        )
+        assert added == (loss == 2.0)
     assert [m for m in await told(store) if m.startswith("loss")] == ["loss 2.0"]
-    assert await events.all_steps(store.db, "ftjob-1") == [{"step": 1, "train_loss": 1.0}]
+    (last,) = await events.all_steps(store.db, "ftjob-1")
+    assert json.loads(last) == {"step": 1, "train_loss": 0.5}
+    values = await store.db.write(lambda tx: events.step_values(tx, "ftjob-1", 1))
+    assert values == {"step": 1, "train_loss": 0.5}
 
 
 async def test_a_checkpoint_that_is_saved_again_keeps_its_id(store: Store) -> None:
@@ -237,6 +244,59 @@ async def test_pages_are_newest_first_and_cursors_exact(store: Store) -> None:
     odd = await jobs.page(store.db, "p", after=None, limit=9, pairs={"n": "1"}, null_metadata=False)
     assert [job.id for job in odd] == ["ftjob-3", "ftjob-1"]
     assert await jobs.page(store.db, "p", after=None, limit=9, pairs={}, null_metadata=True) == ()
+
+
+@given(count=st.integers(0, 12), limit=st.integers(1, 5))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+async def test_pages_of_events_are_all_of_them_once_newest_first(
+    store: Store, count: int, limit: int
+) -> None:
+    name = f"ftjob-{count}-{limit}"
+    if await jobs.get(store.db, name) is None:
+        if await files.get(store.db, "p", "file-1") is None:
+            await add_file(store, "file-1", None)
+        await add_job(store, name)
+        await add_job(store, f"{name}-other")
+        for step in range(count):
+            told_ = events.StepTold(step, store.ids.event(), f"Step {step}", "{}")
+            await store.db.write(lambda tx, t=told_: events.tell_steps(tx, name, 0, [t]))
+            await store.db.write(lambda tx: store.tell(tx, f"{name}-other", "between"))
+    paged: list[str] = []
+    after = None
+    while page := await events.page(store.db, name, after=after, limit=limit):
+        assert len(page) <= limit
+        paged += [event.message for event in page]
+        after = page[-1].id
+    assert paged == (await told(store, name))[::-1]
+    assert len(paged) == 2 + count
+
+
+async def test_the_reasons_of_waiting_jobs_are_kept_together(store: Store) -> None:
+    await add_file(store, "file-1")
+    for name in ("ftjob-1", "ftjob-2", "ftjob-3"):
+        await add_job(store, name)
+    await started(store, "ftjob-3")
+    reasons = {"ftjob-1": 'cpu runs "x"', "ftjob-3": "it runs", "ftjob-9": "it is nowhere"}
+    await store.db.write(lambda tx: jobs.note_waits(tx, reasons))
+    found = [await jobs.get(store.db, f"ftjob-{n}") for n in (1, 2, 3)]
+    assert [job and job.wait_reason for job in found] == ['cpu runs "x"', None, None]
+
+
+async def test_a_job_that_is_created_is_the_job_that_is_stored(store: Store) -> None:
+    await add_file(store, "file-1")
+    await add_file(store, "file-2", None)
+    await add_file(store, "file-3", BAD)
+    for number, changes in enumerate(
+        [
+            {"metadata": {"a": "b"}, "suffix": "x", "priority": 3},
+            {"metadata": {}, "requested": Requested(n_epochs=2)},
+            {"validation_file": "file-2"},
+            {"training_file": "file-3"},
+        ]
+    ):
+        job = await add_job(store, f"ftjob-{number}", **changes)
+        assert job == await jobs.get(store.db, job.id)
+        assert job.state is (State.QUEUED, State.QUEUED, State.VALIDATING, State.FAILED)[number]
 
 
 async def test_a_snapshot_holds_what_is_not_over(store: Store) -> None:

@@ -1,9 +1,11 @@
 import errno
+import os
 
 import pytest
+import torch
 
 from ftd.core.errors import invalid
-from ftd.worker.program import failure
+from ftd.worker.program import failure, see
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,25 @@ def test_a_fault_is_that_of_its_program() -> None:
     told = failure(ValueError("odd"), "inference worker")
     assert told.code == "inference_worker_error"
     assert told.message == "The inference worker met an unexpected ValueError: odd"
+
+
+def test_a_worker_sees_what_it_was_lent_or_what_its_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-0")
+    see(None)  # by a daemon that has put it there
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-0"
+    see(("GPU-1", "GPU-2"))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+    see(())
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_it_is_too_late_to_lend_a_device_once_cuda_was_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(AssertionError, match="before a device was lent"):
+        see(("GPU-1",))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

@@ -32,7 +32,7 @@ def create_app(door: Door, observe: Observe) -> FastAPI:
             RequestValidationError: errors.on_validation_error,
         },
         middleware=[
-            Middleware(Ledger, observe=observe, request_id=Ids(secrets.choice).request),
+            Middleware(Ledger, observe=observe, request_id=Ids(secrets.token_bytes).request),
             Middleware(Authentication, door=door),
         ],
     )

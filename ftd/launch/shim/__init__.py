@@ -18,7 +18,8 @@ that an upgrade cannot change it while it runs. It goes through three states:
 Its standard input is the launcher's first control connection; later ones come to RUN/control.sock.
 Control is JSON lines. Down:                            Up:
 
-    {"op": "assign", "job", "attempt", "locks", "line"}     {"assigned": true} or {"refused": why}
+    {"op": "assign", "job", "attempt", "locks", "line"}     {"assigned": true}, {"refused": why},
+                                                            or {"ended": why} of the worker
     {"op": "send", "line"}       to the worker's stdin
     {"op": "signal", "name"}     TERM or KILL, to its group
     {"op": "status"}                                        {"status": {...}}

@@ -257,38 +257,43 @@ class Shim:
         The record comes before the telling: a worker that has begun can always be found by it.
         """
         held: list[int] = []
+        answer: dict[str, Any]
         try:
             blocked = take(assigning.locks, held)
             if blocked is None:
-                refusal = self.entrust(assigning, held)
+                answer = self.entrust(assigning, held)
             elif time.monotonic() < assigning.deadline:
                 return
             else:
-                refusal = f"{os.path.basename(blocked)} is held by {holder(blocked)}"
+                why = f"{os.path.basename(blocked)} is held by {holder(blocked)}"
+                answer = {"refused": why}
         except (OSError, ValueError) as error:
-            refusal = str(error)
-        if refusal is None:
+            answer = {"refused": str(error)}
+        if "assigned" in answer:
             self.assigned = True
             self.locks = held
         else:
             for descriptor in held:
                 os.close(descriptor)
         self.assigning = None
-        answer = {"assigned": True} if refusal is None else {"refused": refusal}
         self.tell(assigning.peer, answer)
 
-    def entrust(self, assigning: Assigning, held: list[int]) -> str | None:
+    def entrust(self, assigning: Assigning, held: list[int]) -> dict[str, Any]:
         """Record the assignment and give it to the worker with its locks; or say why not."""
         if self.worker.end:
-            return "the worker has ended"
+            return {"ended": "the worker has ended"}
         try:
             publish("assigned.json", assigning.record)
-            socket.send_fds(self.worker.commands, [assigning.line], held)
+            try:
+                socket.send_fds(self.worker.commands, [assigning.line], held)
+            except (BrokenPipeError, ConnectionResetError) as error:
+                os.unlink("assigned.json")
+                return {"ended": f"the worker cannot be told: {error}"}
         except OSError as error:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink("assigned.json")
-            return f"the worker cannot be told: {error}"
-        return None
+            return {"refused": f"the worker cannot be told: {error}"}
+        return {"assigned": True}
 
 
 def listen() -> socket.socket:

@@ -118,7 +118,7 @@ async def serving(settings: config.Settings) -> AsyncIterator[Face]:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         await database.open()
-        store = Store(database, HandClock(), Ids(random.Random(1).choice))
+        store = Store(database, HandClock(), Ids(random.Random(1).randbytes))
         pool, handoff = ScriptedPool(), ScriptedHandoff()
         taken_over = settings.serving.backend != "embedded"
         rooms = FileRooms(store=store, home=home, limits=settings.limits, metrics=metrics)

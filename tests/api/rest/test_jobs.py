@@ -1,5 +1,6 @@
 """Jobs by the OpenAI SDK in strict mode, and what it would not send."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -310,10 +311,11 @@ async def ran(face: Face, job_id: str, metrics: Mapping[str, float]) -> str:
     assert job is not None
 
     def train(tx: Any) -> None:
-        events.tell_step(
-            tx, job_id=job_id, event_id=store.ids.event(), now=now, step=1,
-            message="Step 1/2: training loss=2.50", data={**metrics, "total_steps": 2},
+        step_1 = events.StepTold(
+            step=1, id=store.ids.event(), message="Step 1/2: training loss=2.50",
+            data=json.dumps({**metrics, "total_steps": 2}),
         )  # fmt: skip
+        assert events.tell_steps(tx, job_id, now, [step_1]) == 1
         for step in (1, 2):
             checkpoints.publish(
                 tx, checkpoint_id=store.ids.checkpoint(), job_id=job_id, now=now, step=step,

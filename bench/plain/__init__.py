@@ -1,0 +1,1 @@
+"""What ftd is measured against: scripts as people write them."""
