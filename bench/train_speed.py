@@ -119,7 +119,10 @@ def trl(dataset: Dataset, changes: dict[str, Any], tokens: int) -> Result:
 
 def _told_by_trl(told: list[dict[str, Any]], peak_bytes: int, config: dict[str, Any]) -> Result:
     ends_s = [line["at_s"] for line in told if "at_s" in line]
-    rows = next(line["tokens"] for line in told if "tokens" in line)
+    # The template ends each example with a line break, which ours does not compute.
+    rows = next(
+        [row["tokens"] - row["examples"] for row in line["rows"]] for line in told if "rows" in line
+    )
     counted = sum(rows[config["per_device_train_batch_size"] :])
     loss = [line["loss"] for line in told if "loss" in line][-1]
     return Result(sum(rows), counted / (ends_s[-1] - ends_s[0]), peak_bytes, loss)

@@ -61,8 +61,11 @@ def main() -> None:
         peft_config=LoraConfig(task_type="CAUSAL_LM", **settings["lora"]),
         callbacks=[Tell(facts)],
     )
-    tokens = [len(row["input_ids"]) for row in trainer.train_dataset]
-    print(json.dumps({"rows": len(tokens), "tokens": tokens}), file=facts)
+    rows = [
+        {"tokens": len(row["input_ids"]), "examples": len(row.get("seq_lengths", [None]))}
+        for row in trainer.train_dataset
+    ]
+    print(json.dumps({"rows": rows}), file=facts)
     trainer.train()
 
 

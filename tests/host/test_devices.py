@@ -135,6 +135,10 @@ def test_the_cpu_is_one_device_with_the_hosts_memory() -> None:
     assert device.name.strip()
 
 
+def test_what_is_available_is_some_of_the_hosts_memory() -> None:
+    assert 0 < cpu.available() < cpu.device().memory_bytes
+
+
 def test_the_cpu_says_how_busy_it_is() -> None:
     (device,) = devices.discover(Devices(use="cpu"))
     deadline = time.monotonic() + 10
