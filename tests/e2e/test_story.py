@@ -165,6 +165,7 @@ def test_the_same_seed_gives_the_same_weights(daemon: Daemon, tmp_path: Path) ->
 
 
 def test_lists_page_newest_first(client: openai.OpenAI, tmp_path: Path) -> None:
+    upload(client, small_talk(tmp_path / "another.jsonl", 10))
     training = upload(client, small_talk(tmp_path / "training.jsonl", 10))
     created = [
         client.fine_tuning.jobs.create(
