@@ -65,6 +65,7 @@ def test_a_job_has_the_trainer_that_waited(warm_daemon: Daemon, tmp_path: Path) 
     other, victim = waiting(daemon)
     assert (other, victim) != (run, pid)
     os.kill(victim, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{victim}").exists())  # its shim has seen it end
     job = client.fine_tuning.jobs.create(
         model="tiny", training_file=training, hyperparameters=hyperparameters
     )
