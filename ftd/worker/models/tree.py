@@ -5,6 +5,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from ftd.worker.durable import fsync
+
 _CHUNK_BYTES = 2**30  # one call moves at most 2 GiB
 # What copy_file_range says where it cannot serve two files; sendfile always can.
 _CANNOT = frozenset({errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -42,10 +44,10 @@ def file_sha256(path: Path) -> str:
 def publish(temporary: Path, final: Path) -> None:
     """Make a flat directory appear under its final name, whole or not at all, for good."""
     for file in temporary.iterdir():
-        _fsync(file)
-    _fsync(temporary)
+        fsync(file)
+    fsync(temporary)
     temporary.rename(final)
-    _fsync(final.parent)
+    fsync(final.parent)
 
 
 def _copy_all(reader: int, writer: int) -> None:
@@ -57,11 +59,3 @@ def _copy_all(reader: int, writer: int) -> None:
             raise
     while os.sendfile(writer, reader, None, _CHUNK_BYTES):
         pass
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,6 @@ and it is renamed: who sees the name sees all of it, after a power cut too.
 """
 
 import hashlib
-import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim import Optimizer
 
 from ftd.core.errors import FtdError, Kind
+from ftd.worker.durable import fsync
 from ftd.worker.train.model import Model
 
 MANIFEST = "MANIFEST.json"
@@ -89,7 +89,7 @@ def publish(parent: Path, progress: Progress, model: Model, optimizer: Optimizer
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _fsync(parent)
+    fsync(parent)
     return Published(path=path, manifest_sha256=hashlib.sha256(manifest).hexdigest())
 
 
@@ -150,11 +150,11 @@ def _seal(draft: Path, progress: Progress) -> bytes:
     manifest = Manifest(step=progress.step, epoch=progress.epoch, files=files)
     content = manifest.model_dump_json(indent=1).encode()
     for file in files:
-        _fsync(draft / file.name)
+        fsync(draft / file.name)
     (draft / MANIFEST).write_bytes(content)
-    _fsync(draft / MANIFEST)
+    fsync(draft / MANIFEST)
     for directory in [*(path for path in draft.rglob("*") if path.is_dir()), draft]:
-        _fsync(directory)
+        fsync(directory)
     return content
 
 
@@ -167,14 +167,6 @@ def _files(directory: Path) -> Iterator[File]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         name = path.relative_to(directory).as_posix()
         yield File(name=name, size=path.stat().st_size, sha256=digest)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _damaged(fault: str) -> FtdError:

@@ -20,6 +20,7 @@ from ftd.core.tokens import (
     Manifest,
     file_of,
 )
+from ftd.worker.durable import fsync
 
 _READ_BYTES = 2**20
 
@@ -91,16 +92,10 @@ class Writer:
 def seal(out: Path, manifest: Manifest) -> None:
     """Say, durably, that everything else is durable."""
     draft = out / f"{MANIFEST}.draft"
-    with draft.open("wb") as file:
-        file.write(manifest.model_dump_json().encode())
-        file.flush()
-        os.fsync(file.fileno())
+    draft.write_bytes(manifest.model_dump_json().encode())
+    fsync(draft)
     draft.replace(out / MANIFEST)
-    directory = os.open(out, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    fsync(out)
 
 
 def sealed(directory: Path, identity: Identity, pulse: Callable[[], None]) -> Counts | None:

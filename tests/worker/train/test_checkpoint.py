@@ -134,7 +134,7 @@ def test_a_failed_write_leaves_nothing(new_job: NewJob, monkeypatch: pytest.Monk
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_fsync", full)
+    monkeypatch.setattr(checkpoint, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         publish(job.root / "out" / "checkpoints", PROGRESS, run.model, run.optimizer)
     assert list((job.root / "out" / "checkpoints").iterdir()) == []
