@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from ftd.worker.architecture import overlooked
 from ftd.worker.infer.cache import KeyValues
 
 NAME: Final = "ftd"  # what the registry of transformers knows it by
-
-# Tensors that a model may hand to its attention and that do not change it.
-_HARMLESS = {"position_ids", "cache_position"}
 
 
 class NotServable(Exception):
@@ -171,11 +169,7 @@ def _forward(
     **other: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers' models call it. Raises NotServable for what would be ignored."""
-    ignored = {name for name, given in other.items() if isinstance(given, Tensor)} - _HARMLESS
-    if attention_mask is not None:
-        ignored.add("attention_mask")
-    if ignored or not getattr(module, "is_causal", True):
-        what = f"uses {', '.join(sorted(ignored))}" if ignored else "is not causal"
+    if (what := overlooked(module, other, attention_mask)) is not None:
         raise NotServable(f"its attention {what}")
     wish = Wish(scaling=scaling, window=sliding_window, softcap=softcap)
     return _current.get().attend(query, key, value, wish), None

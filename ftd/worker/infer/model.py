@@ -18,6 +18,7 @@ from torch import Tensor
 from ftd.core.errors import FtdError, invalid
 from ftd.core.spec import ServeSpec
 from ftd.worker import pretrained
+from ftd.worker.architecture import steady_tokens
 from ftd.worker.infer.attention import NAME, NotServable, Span, Turn, Wish, attending
 from ftd.worker.infer.cache import KeyValues, Layout
 
@@ -203,12 +204,7 @@ def _limit(config: Any) -> int:
     """How long a sequence may be. Where the positions' frequencies change beyond a length, that
     length: in one pass all sequences would get what the longest needs."""
     longest = getattr(config, "max_position_embeddings", None) or 2**31
-    ropes = getattr(config, "rope_parameters", None) or {}
-    for rope in [ropes, *(rope for rope in ropes.values() if isinstance(rope, dict))]:
-        if rope.get("rope_type") == "longrope":
-            original = rope.get("original_max_position_embeddings")
-            longest = min(longest, original or config.original_max_position_embeddings)
-    return int(longest)
+    return int(min(longest, steady_tokens(config, {"longrope"})))
 
 
 def _spoken(windows: list[int | None]) -> str:

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from ftd.worker.architecture import overlooked
 from ftd.worker.train.compute.tree import Tree
 
 NAME: Final = "ftd-tree"  # what transformers' registries know it by
-
-# Tensors that a model may hand to its attention and that do not change it.
-_HARMLESS = {"position_ids", "cache_position"}
 
 # (batch, head, query, key) to whether the one sees the other: transformers' mask functions.
 Rule = Callable[[Any, Any, Tensor, Tensor], Tensor]
@@ -109,9 +107,8 @@ def _attend(
 
     Raises Unsupported for what would be ignored.
     """
-    ignored = {name for name, given in other.items() if isinstance(given, Tensor)} - _HARMLESS
-    if ignored or not getattr(module, "is_causal", True):
-        raise Unsupported(f"attention with {', '.join(sorted(ignored)) or 'no causal order'}")
+    if (what := overlooked(module, other)) is not None:
+        raise Unsupported(f"its attention {what}")
     wish = Wish(scaling=scaling, dropout=dropout, softcap=softcap)
     answer = attention_mask.attend(query, key, value, wish)
     return answer.transpose(1, 2).contiguous(), None

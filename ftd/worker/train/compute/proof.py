@@ -18,6 +18,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from ftd.worker.architecture import steady_tokens
 from ftd.worker.train.compute import gated, lora, norm
 from ftd.worker.train.compute.attention import NAME, Nodes, Pattern, Rule, Wish
 from ftd.worker.train.compute.blockwise import blockwise
@@ -46,7 +47,7 @@ def quickest(network: Any, device: torch.device, *, autocast: bool, trees: bool 
         decoder=_decoder(inner),
         device=device,
         autocast=autocast,
-        alike_tokens=_alike_tokens(inner.config.get_text_config()),
+        alike_tokens=steady_tokens(inner.config.get_text_config(), {"longrope", "dynamic"}),
     )
     training = network.training
     network.eval()
@@ -251,17 +252,6 @@ def _in_tree(tree: Tree, row: Row) -> npt.NDArray[np.int64]:
     leaves = np.flatnonzero(tree.end == np.arange(len(tree)) + 1)
     paths = [np.append(tree.path(int(leaf)), leaf) for leaf in leaves]
     return next(path for path in paths if np.array_equal(tree.ids[path], row.ids))
-
-
-def _alike_tokens(config: Any) -> int:
-    """Up to which length a row's positions mean the same whatever else is in the pass."""
-    longest = 2**31
-    ropes = getattr(config, "rope_parameters", None) or {}
-    for rope in [ropes, *(rope for rope in ropes.values() if isinstance(rope, dict))]:
-        if rope.get("rope_type") in {"longrope", "dynamic"}:
-            original = rope.get("original_max_position_embeddings")
-            longest = min(longest, original or config.max_position_embeddings)
-    return longest
 
 
 def _dtype(scorer: Scorer) -> torch.dtype:
