@@ -12,7 +12,7 @@ from ftd.worker.train.compute.tree import Tree
 from ftd.worker.train.data import Row
 from ftd.worker.train.packing import Padded
 
-MOST_LARGER = 8
+LARGER = 4  # times the tokens of a training pass, where nothing is kept for a way back
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,20 +27,20 @@ class Budget:
 
     def __init__(self, scorer: Scorer, tokens: int, warn: Callable[[str], None]) -> None:
         self.tokens = tokens
-        self._larger = MOST_LARGER
+        self._larger = LARGER
         self._scorer = scorer
         self._warn = warn
 
     def fit(
-        self, rows: Sequence[Row], work: Callable[[list[Tree | Padded]], T], larger: int = 1
+        self, rows: Sequence[Row], work: Callable[[list[Tree | Padded]], T], *, keeps: bool = True
     ) -> T:
         """What `work` makes of these rows in passes that fit; it is begun anew with smaller ones
         when the device runs out of memory. Raises FtdError when a single row does not fit.
 
-        Passes that keep nothing for a way back may be `larger` by a factor, while that fits.
+        Passes that keep nothing for a way back are larger, while that fits.
         """
         while True:
-            larger = min(larger, self._larger)
+            larger = 1 if keeps else self._larger
             passes = self._scorer.passes(rows, self.tokens * larger)
             try:
                 return work(passes)

@@ -13,7 +13,6 @@ from ftd.worker.train.model import Model
 from ftd.worker.train.packing import Padded
 
 WINDOW = 256  # examples that are computed together: many, to share much; few, to hold little
-LARGER = 4  # times the tokens of a training pass: nothing is kept for a way back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +47,7 @@ def evaluate(
         for start in range(0, len(examples), WINDOW):
             window = examples[start : start + WINDOW]
             rows = [row for example in window for row in file[example]]
-            nll, hits = budget.fit(rows, sums, LARGER)
+            nll, hits = budget.fit(rows, sums, keeps=False)
             total_nll += nll
             total_hits += hits
             total_weight += sum(float(row.weights[1:].sum()) for row in rows)
