@@ -34,10 +34,17 @@ CPU = Device(id="cpu", kind="cpu", name="a CPU", memory_bytes=1, slots=3)
 @pytest.fixture
 def first(tmp_path: Path) -> Path:
     """A database as the first version left it, in the middle of a job."""
-    path = tmp_path / "ftd.db"
-    script = Path(db.__file__).parent / "migrations" / "0001_first.sql"
+    return become(tmp_path / "ftd.db", "0001_first.sql", FIRST)
+
+
+def become(path: Path, migration: str, rows: str) -> Path:
+    """The database as this migration and some use of it left it."""
+    script = Path(db.__file__).parent / "migrations" / migration
+    version = int(migration[:4])
     connection = connect(path)
-    connection.executescript(f"BEGIN; {script.read_text()} {FIRST} PRAGMA user_version = 1; COMMIT")
+    connection.executescript(
+        f"BEGIN; {script.read_text()} {rows} PRAGMA user_version = {version}; COMMIT"
+    )
     connection.close()
     return path
 
@@ -99,11 +106,7 @@ INSERT INTO steps (job, step, data)
 @pytest.fixture
 def second(first: Path) -> Path:
     """The second version's database, which kept the last values of every step apart."""
-    script = Path(db.__file__).parent / "migrations" / "0002_serving.sql"
-    connection = connect(first)
-    connection.executescript(f"BEGIN; {script.read_text()} {STEPS} PRAGMA user_version = 2; COMMIT")
-    connection.close()
-    return first
+    return become(first, "0002_serving.sql", STEPS)
 
 
 async def test_the_last_values_of_steps_are_what_they_were(second: Path) -> None:

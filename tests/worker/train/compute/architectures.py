@@ -18,7 +18,7 @@ from transformers.masking_utils import eager_mask
 from ftd.worker import pretrained
 from ftd.worker.train.data import Row
 
-_SHAPE = {
+SHAPE = {
     "vocab_size": 60,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -26,7 +26,6 @@ _SHAPE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
-    "initializer_range": 0.15,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -58,7 +57,9 @@ def build(kind: str, dtype: torch.dtype, **changes: Any) -> nn.Module:
     """A random network with an adapter that is not zero, in `dtype` throughout. It attends as
     written out here, unless it is told otherwise."""
     torch.manual_seed(11)
-    config = AutoConfig.for_model(kind, **(_SHAPE | ARCHITECTURES.get(kind, {}) | changes))
+    large = {"initializer_range": 0.15}  # so that every layer matters
+    settings = SHAPE | large | ARCHITECTURES.get(kind, {}) | changes
+    config = AutoConfig.for_model(kind, **settings)
     network = AutoModelForCausalLM.from_config(config, attn_implementation="plain")
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
     with pretrained.loading("adapter"):

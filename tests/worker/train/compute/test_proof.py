@@ -14,22 +14,10 @@ from ftd.worker.train.compute.attention import NAME
 from ftd.worker.train.compute.proof import quickest
 from ftd.worker.train.compute.scoring import Scorer
 from ftd.worker.train.data import Row
-from tests.worker.train.compute.architectures import gradients, measure
+from tests.worker.train.compute.architectures import SHAPE, gradients, measure
 from tests.worker.train.compute.test_exactness import EVERY
 
 CPU = torch.device("cpu")
-_SHAPE = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 _CHUNKED = {
     "head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 48,
     "attention_chunk_size": 5, "attn_temperature_tuning": False,
@@ -39,7 +27,7 @@ _CHUNKED = {
 
 def random(kind: str, **settings: Any) -> nn.Module:
     torch.manual_seed(5)
-    config = AutoConfig.for_model(kind, **(_SHAPE | settings))
+    config = AutoConfig.for_model(kind, **(SHAPE | settings))
     network: nn.Module = AutoModelForCausalLM.from_config(config)
     return network.eval()
 
