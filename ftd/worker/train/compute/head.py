@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ftd.worker.train.compute.product import times
+
 # Of logits in float32. CPU: 170 positions of a vocabulary of 49,152, which stay in its cache. CUDA:
 # enough to keep it busy, 1,024 positions of a vocabulary of 131,072.
 CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**29}
@@ -31,7 +33,7 @@ class Head:
 
     def of(self, hidden: Tensor, matrix: Tensor) -> Tensor:
         """The same with a `matrix` that is the weight in another precision."""
-        logits = (hidden @ matrix.T).to(_wide(hidden))
+        logits = times(hidden, matrix).to(_wide(hidden))
         if self.scale != 1.0:
             logits = logits.mul_(self.scale)
         if self.softcap is not None:
@@ -104,7 +106,7 @@ class _Score(torch.autograd.Function):
             grad[at, words] -= counts
             grad = head.before(grad, slope).to(computed)
             if back is not None:
-                back[start:end] = grad @ low
+                back[start:end] = times(grad, low.T)
             if back_matrix is not None:
                 back_matrix += grad.T @ narrow[start:end]
         ctx.save_for_backward(back, back_matrix)

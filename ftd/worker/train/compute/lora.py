@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
-from torch.nn import functional
+
+from ftd.worker.train.compute.product import times
 
 ADAPTER = "default"  # PEFT's name for an adapter that nobody named
 
@@ -29,8 +30,8 @@ class _Adapted(torch.autograd.Function):
         scaling: float,
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        small = flat @ a.T
-        y = functional.linear(flat, weight, bias)
+        small = times(flat, a)
+        y = times(flat, weight, bias)
         y.addmm_(small, b.T, alpha=scaling)
         ctx.save_for_backward(flat, weight, a, b, small)
         ctx.scaling = scaling
@@ -41,12 +42,12 @@ class _Adapted(torch.autograd.Function):
         flat, weight, a, b, small = ctx.saved_tensors
         dy = grad.reshape(-1, grad.shape[-1])
         # Transposed: matrix products are quicker where the long side of the result is its last.
-        grad_b = (small.T @ dy).mul_(ctx.scaling).T
-        back = (dy @ b).mul_(ctx.scaling)
-        grad_a = back.T @ flat
+        grad_b = times(small.T, dy.T).mul_(ctx.scaling).T
+        back = times(dy, b.T).mul_(ctx.scaling)
+        grad_a = times(back.T, flat.T)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (dy @ weight).addmm_(back, a).view(*grad.shape[:-1], flat.shape[-1])
+            grad_x = times(dy, weight.T).addmm_(back, a).view(*grad.shape[:-1], flat.shape[-1])
         return grad_x, None, None, grad_a, grad_b, None
 
 
