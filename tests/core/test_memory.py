@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from ftd.core.memory import Shape, fit, kept_bytes
@@ -5,16 +7,18 @@ from ftd.core.memory import Shape, fit, kept_bytes
 GIB = 2**30
 SMOL = Shape(
     layers=30, hidden=576, queries=576, keys=192, inner=1536,
-    frozen_bytes=538_000_000, trained=4_884_480, element_bytes=4,
+    frozen_bytes=538_000_000, trained=4_884_480, element_bytes=4, thrifty=False,
 )  # fmt: skip
 LLAMA_8B = Shape(
     layers=32, hidden=4096, queries=4096, keys=1024, inner=14336,
-    frozen_bytes=16_060_000_000, trained=41_943_040, element_bytes=2,
+    frozen_bytes=16_060_000_000, trained=41_943_040, element_bytes=2, thrifty=False,
 )  # fmt: skip
 
 
 def test_what_a_token_keeps_is_near_to_what_was_measured() -> None:
     assert kept_bytes(SMOL, recompute=False) == pytest.approx(1.48e6, rel=0.15)
+    thrifty = replace(SMOL, thrifty=True)
+    assert kept_bytes(thrifty, recompute=False) == pytest.approx(0.86e6, rel=0.15)
 
 
 def test_memory_that_is_plenty_leaves_the_budget_as_it_was_set() -> None:

@@ -1,6 +1,6 @@
 """The model that is trained: a base loaded from its directory, with an adapter or bare.
 
-Precision: on a CPU everything is float32. Under bfloat16 a frozen base is held in bfloat16, and
+Precision: under float32 everything is in it. Under bfloat16 a frozen base is held in bfloat16, and
 what is trained in float32 under autocast, because a step of 1e-5 is lost in the 8 bits of a
 bfloat16 weight; so full fine-tuning keeps the whole model in float32.
 """
@@ -77,6 +77,7 @@ class Model:
             frozen_bytes=sum(weight.numel() * weight.element_size() for weight in frozen),
             trained=sum(weight.numel() for weight in self.trainable().values()),
             element_bytes=2 if self.scorer.autocast else 4,
+            thrifty=self.scorer.thrifty,
         )
 
     def save(self, directory: Path) -> None:

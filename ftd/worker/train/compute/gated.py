@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ftd.worker.train.compute.again import cheap
 from ftd.worker.train.compute.nearness import close, distance
 
 _LAYERS = ("gate_proj", "up_proj", "down_proj", "act_fn")
@@ -83,7 +84,8 @@ def _forward(module: Any) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         gate, up = module.gate_proj(x), module.up_proj(x)
         gated = _Gated.apply(module.act_fn, gate, up)  # type: ignore[no-untyped-call]
-        y: Tensor = module.down_proj(gated)
+        gate, up = gate.detach(), up.detach()
+        y: Tensor = module.down_proj(cheap(gated, lambda: module.act_fn(gate) * up))
         return y
 
     return forward

@@ -11,17 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ftd.worker.train.compute.again import cheap
 from ftd.worker.train.compute.nearness import close, distance
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: Tensor, eps: float) -> Tensor:
-        wide = x.to(torch.promote_types(torch.float32, x.dtype))
-        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        y, scale = _computed(x, factor, eps)
         ctx.save_for_backward(x, factor, scale)
-        y: Tensor = (wide * scale).mul_(factor).to(x.dtype)
         return y
 
     @staticmethod
@@ -88,4 +86,13 @@ def _norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
     if offset:  # which 8 bits of mantissa would round
         weight = weight.to(torch.promote_types(torch.float32, weight.dtype)) + offset
     normed: Tensor = _Norm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
-    return normed
+    x, weight = x.detach(), weight.detach()
+    return cheap(normed, lambda: _computed(x, weight, eps)[0])
+
+
+def _computed(x: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm of x, and what each token was scaled by."""
+    wide = x.to(torch.promote_types(torch.float32, x.dtype))
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (wide * scale).mul_(factor).to(x.dtype), scale

@@ -53,9 +53,12 @@ def quickest(network: Any, device: torch.device, *, autocast: bool, trees: bool 
     network.eval()
     with torch.no_grad():
         trial = _Trial.of(scorer)
-        quickened = [module for each in (lora, norm, gated) for module in each.quicken(network)]
-        found = _found(scorer, trial, trees=trees)
-        if found == scorer and not trial.agrees(trial.computed_by(scorer)):
+        norms, layers = norm.quicken(network), gated.quicken(network)
+        quickened = [*lora.quicken(network), *norms, *layers]
+        count = getattr(inner.config.get_text_config(), "num_hidden_layers", math.inf)
+        thrifty = replace(scorer, thrifty=len(norms) >= 2 * count and len(layers) >= count)
+        found = _found(thrifty, trial, trees=trees)
+        if found == thrifty and not trial.agrees(trial.computed_by(thrifty)):
             for module in quickened:
                 del module.forward  # and with it what we put in place of its class's
             quickened = []

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ftd.worker.train.compute.again import thrifty
 from ftd.worker.train.compute.attention import Nodes, Pattern, Rule, attending
 from ftd.worker.train.compute.head import Head, score
 from ftd.worker.train.compute.tree import Tree, grow
@@ -46,6 +47,7 @@ class Scorer:
     autocast: bool  # compute in bfloat16
     trees: Callable[[Nodes, Rule], Pattern] | None = None
     head: Head | None = None  # needs a decoder
+    thrifty: bool = False  # every layer forgets what is cheap to compute again
     alike_tokens: int = 2**31  # rows that are longer change what others in their pass compute
 
     def recompute(self) -> bool:
@@ -68,6 +70,10 @@ class Scorer:
 
     def score(self, work: Tree | Padded) -> Score:
         """One forward pass. Only sources of predictions go through the language model's head."""
+        with thrifty():
+            return self._score(work)
+
+    def _score(self, work: Tree | Padded) -> Score:
         source = np.unique(work.source)
         places = torch.from_numpy(np.searchsorted(source, work.source))
         target, weight = torch.from_numpy(work.target), torch.from_numpy(work.weight)
