@@ -80,6 +80,8 @@ class Training(_Section):
     clip_norm: float = Field(1.0, gt=0)
     micro_batch_tokens: int = Field(8192, ge=8)
     """Tokens of one forward pass at most; gradients accumulate up to the batch size."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What is computed in. auto: bfloat16 on a GPU, float32 on a processor."""
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     """CPU threads of a trainer. A job keeps the number that it started with."""
     warm: bool = True

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ftd.config import Settings, Training
 from ftd.core.device import Device
@@ -84,9 +85,16 @@ def _spec(training: Training, job: Job, given: Model, base: Model, device: Devic
         micro_batch_tokens=training.micro_batch_tokens,
         memory_bytes=device.memory_bytes // 2 if device.shared else device.memory_bytes,
         device="cuda" if device.kind == "cuda" else "cpu",
-        dtype="bfloat16" if device.kind == "cuda" else "float32",
+        dtype=dtype(training, device),
         threads=training.threads,
     )
+
+
+def dtype(training: Training, device: Device) -> Literal["float32", "bfloat16"]:
+    """What a job computes in on this device."""
+    if training.dtype != "auto":
+        return training.dtype
+    return "bfloat16" if device.kind == "cuda" else "float32"
 
 
 def context_tokens(base: Model) -> int:
