@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 LOOK_S = 2.0  # how long the machine is watched before a measurement
+_FOR_MATRICES = ("avx2", "avx512f", "avx512_bf16", "amx_")
 BUSY = 0.25  # share of all cores; more is somebody else's work
 
 
@@ -54,11 +56,25 @@ def seconds(work: Callable[[], object]) -> float:
 def describe() -> str:
     """The machine in a line, for the head of a report."""
     memory = psutil.virtual_memory().total / 2**30
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}"
+    cores = f"{os.cpu_count()} cores{_processor()}"
+    return f"{cores}, {memory:.0f} GiB, Python {platform.python_version()}"
+
+
+def _processor() -> str:
+    """Of which kind, and what it has for matrices: that decides more than the number of cores."""
+    try:
+        told = dict(
+            line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if line
+        )
+        lines = {name.strip(): value.strip() for name, value in told.items()}
+    except FileNotFoundError:
+        return ""
+    flags = [flag for flag in lines.get("flags", "").split() if flag.startswith(_FOR_MATRICES)]
+    return f" ({', '.join([lines.get('model name', 'unknown'), *flags])})"
 
 
 def table(rows: Sequence[tuple[str, object]]) -> None:
-    width = max(len(name) for name, _ in rows)
+    width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
 
