@@ -38,9 +38,11 @@ from ftd.core.ids import Ids
 from ftd.core.schedule import decide
 from ftd.daemon import SystemClock
 from ftd.host.home import Home
+from ftd.host.space import Space
 from ftd.launch.local import LocalLauncher
 from ftd.service.jobs import Jobs
 from ftd.service.keys import Actor
+from ftd.store import sound
 from ftd.store.db import Database
 from ftd.store.store import Store
 from ftd.v1 import jobs_pb2, jobs_pb2_grpc
@@ -149,10 +151,9 @@ def paging(scratch: Path, rounds: int) -> Found:
     say(f"writing {EVENTS} events and {JOBS} jobs")
     home = past.found(scratch / "million")
     jobs = past.add_jobs(home, JOBS, "cancelled")
-    large, others = jobs[0], jobs[1 : 1 + EVENTS // 2 // SMALL]
-    past.add_events(home, large, EVENTS // 2)
-    for job in others:
-        past.add_events(home, job, SMALL)
+    large = jobs[0]
+    for job in jobs[: 1 + EVENTS // 2 // SMALL]:
+        past.add_events(home, job, EVENTS // 2 if job == large else SMALL)
     reader = sqlite3.connect(home.database)
     (deep,) = reader.execute(
         "SELECT id FROM events WHERE job = ? AND step = ?", (large, EVENTS // 4)
@@ -160,11 +161,13 @@ def paging(scratch: Path, rounds: int) -> Found:
     reader.close()
     cursors = {"first": (None, None), "deep": (deep, jobs[JOBS // 2])}
     found = asyncio.run(_pages_inside(home, large, cursors, rounds))
-    started = time.perf_counter()
-    with _serving(home.root) as daemon:
-        found["ready, with a million events [s]"] = Spread((time.perf_counter() - started,))
-        found |= _pages_outside(daemon, large, cursors, rounds)
-        found["memory with a million events [MB]"] = Spread((_memory(daemon),))
+    sound.end(home.database)  # as a daemon that stops in order
+    for how in ("with a million events", "after a kill, with a million events"):
+        started = time.perf_counter()
+        with _serving(home.root) as daemon:  # it ends by a kill
+            found[f"ready {how} [s]"] = Spread((time.perf_counter() - started,))
+            found |= _pages_outside(daemon, large, cursors, rounds)
+            found["memory with a million events [MB]"] = Spread((_memory(daemon),))
     return found
 
 
@@ -175,7 +178,8 @@ async def _pages_inside(home: Home, job: str, cursors: Cursors, rounds: int) -> 
     found: Found = {}
     actor = Actor(project=past.PROJECT, name="bench")
     async with _store(home) as store:
-        service = Jobs(store, Settings(home=home.root), LocalLauncher(home.root), Bell())
+        space = Space(home.root, 0)
+        service = Jobs(store, Settings(home=home.root), LocalLauncher(home.root), Bell(), space)
         for where, (event, after) in cursors.items():
             took: dict[str, list[float]] = {"events": [], "jobs": []}
             for _ in range(rounds * 20):

@@ -22,7 +22,8 @@ from ftd.core.results import step_message
 from ftd.host.home import Home
 from ftd.launch import locks, spool
 from ftd.store import events, files, models
-from ftd.store.db import connect, migrate
+from ftd.store.connection import connect
+from ftd.store.schema import migrate
 from ftd.store.store import STARTED
 
 MODEL, TRAINING, PROJECT = "m", "file-bench", "default"

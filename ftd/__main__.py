@@ -1,5 +1,6 @@
-"""The `ftd` command: serve, check, demo."""
+"""The `ftd` command: serve, check, backup, restore, demo."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -68,6 +69,49 @@ def check(home: Home = None, config: Config = None) -> None:
     from ftd.config import load
 
     raise typer.Exit(run(load(config, home=home)))
+
+
+@app.command()
+def backup(
+    destination: Annotated[
+        Path, typer.Argument(metavar="DEST", help="A directory that does not exist yet.")
+    ],
+    home: Home = None,
+    config: Config = None,
+) -> None:
+    """Back up the home, while the daemon runs or not, to a new directory DEST.
+
+    In it are all jobs with their events, files, models and tuned models, and the checkpoints of
+    jobs that are not over. Not in it are admin.key and the configuration, which are secrets to be
+    kept elsewhere, the logs of trainers, and the cache. Files are linked where DEST is on the
+    home's file system, which takes no room and no second disk: copy DEST to another to be safe from
+    the loss of this one. The exit status is 3 when something that the database names is missing.
+    """
+    from ftd.backup import backup as run
+    from ftd.config import load
+    from ftd.host.home import Home as Place
+
+    os.umask(0o077)
+    raise typer.Exit(run(Place(load(config, home=home).home), destination))
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="What `ftd backup` has made.")],
+    home: Home = None,
+    config: Config = None,
+) -> None:
+    """Make an empty or absent home again from a backup, which is verified first, byte for byte.
+
+    Run it as the user that the daemon runs as. Jobs that were running or queued when the backup was
+    made go on with the next `ftd serve`, from their last checkpoint in it.
+    """
+    from ftd.backup import restore as run
+    from ftd.config import load
+    from ftd.host.home import Home as Place
+
+    os.umask(0o077)
+    raise typer.Exit(run(source, Place(load(config, home=home).home)))
 
 
 @app.command()

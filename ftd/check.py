@@ -10,8 +10,9 @@ from ftd.core.models import Model, ModelKind
 from ftd.host import devices
 from ftd.host.home import Home
 from ftd.service.keys import PROJECT
-from ftd.store import models
-from ftd.store.db import Database, outdated
+from ftd.store import models, sound
+from ftd.store.db import Database
+from ftd.store.schema import outdated
 
 
 def check(settings: Settings) -> int:
@@ -28,9 +29,12 @@ def check(settings: Settings) -> int:
         print("GPU           none: no NVIDIA GPU can be used")
     problems = [] if found else ["there is no device to run on"]
     known: tuple[Model, ...] = ()
-    if home.database.exists() and outdated(home.database):
+    if sound.blank(home.database):
+        if (leftover := home.leftover()) is not None:
+            problems.append(sound.lost(home.database, leftover).message)
+    elif outdated(home.database):
         print("database      of an older version; the next start brings it to this one's schema")
-    elif home.database.exists():
+    else:
         known = asyncio.run(_models(home))
     for model in known:
         if model.kind is ModelKind.BASE:

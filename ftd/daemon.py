@@ -21,13 +21,17 @@ from ftd.api.rest import server as rest_server
 from ftd.bell import Bell
 from ftd.config import Settings
 from ftd.core.device import Device
-from ftd.core.errors import FtdError
+from ftd.core.errors import FtdError, Kind
 from ftd.core.ids import Ids
 from ftd.engine import Engine
 from ftd.host import cpu, devices, lock, systemd
 from ftd.host.home import Home
+from ftd.host.space import FULL, Space
 from ftd.launch.local import LocalLauncher
 from ftd.metrics import Metrics
+from ftd.runner.found import take_up
+from ftd.runner.janitor import Janitor
+from ftd.runner.quarantine import Quarantine
 from ftd.runner.runner import Rooms
 from ftd.runner.warm import Warm
 from ftd.service.chat import Chat
@@ -40,6 +44,8 @@ from ftd.service.node import Node
 from ftd.serving.handoff import Handoff
 from ftd.serving.pool import Pool
 from ftd.serving.worker import Rooms as ServingRooms
+from ftd.store import sound
+from ftd.store.connection import Unusable
 from ftd.store.db import Database
 from ftd.store.store import Store
 
@@ -47,9 +53,11 @@ log = logging.getLogger(__name__)
 
 SWEEP_S = 60.0
 LAG_S = 1.0
+SPACE_S = 1.0
 GRACE_S = 1.0  # that open requests get at the end
 SOCKET_PATH_BYTES = 100  # of the kernel's 108
-EX_TEMPFAIL = 75
+EXAMINE_S = 3600  # that systemd gives the look at the whole database, on a slow disk
+EX_DATAERR, EX_IOERR, EX_TEMPFAIL = 65, 74, 75
 
 
 class SystemClock:
@@ -77,7 +85,8 @@ class House:
 def serve(settings: Settings) -> NoReturn:
     """Run the daemon until SIGTERM or SIGINT, which ends the process. Running jobs go on.
 
-    Raises FtdError for what its owner can mend; exits 75 when there is a daemon already.
+    Raises FtdError for what its owner can mend; exits 75 when there is a daemon already, 65 when
+    the database cannot be used, 74 when it has failed under us.
     """
     os.umask(0o077)
     home = Home(settings.home)
@@ -88,6 +97,13 @@ def serve(settings: Settings) -> NoReturn:
     except lock.Held as held:
         print(f"ftd: {held}", file=sys.stderr)  # noqa: T201
         sys.exit(EX_TEMPFAIL)
+    except Unusable as unusable:
+        print(f"ftd: {unusable}", file=sys.stderr)  # noqa: T201
+        sys.exit(EX_DATAERR)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise FtdError(Kind.NO_SPACE, f"the disk of {home.root} is full") from error
     raise AssertionError("_serve ends the process")
 
 
@@ -113,15 +129,15 @@ async def _serve(settings: Settings, home: Home) -> NoReturn:
     if alive:
         jobs = "job goes" if alive == 1 else "jobs go"
         print(f"ftd: stopped; {alive} running {jobs} on without it", flush=True)  # noqa: T201
-    _leave()
+    _leave(0)
 
 
-def _leave() -> NoReturn:
+def _leave(status: int) -> NoReturn:
     """End now, and not when the last thread has: one that copies or hashes a model may take
     minutes, and the next daemon does its work again."""
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 async def _run(house: House) -> None:
@@ -129,9 +145,17 @@ async def _run(house: House) -> None:
         group.create_task(house.engine.run())
         group.create_task(house.warm.run())
         group.create_task(_sweep(house))
+        group.create_task(_janitor(house).run())
+        group.create_task(_keep_space(house.engine.rooms))
         group.create_task(_feel_lag(house.engine.rooms.metrics))
+        group.create_task(_mourn(house.engine.rooms.store.db))
         if house.handoff is not None:
             group.create_task(house.handoff.run())
+
+
+def _janitor(house: House) -> Janitor:
+    rooms = house.engine.rooms
+    return Janitor(rooms.store, rooms.home, rooms.settings.limits.keep_runs_days)
 
 
 async def _sweep(house: House) -> None:
@@ -142,6 +166,26 @@ async def _sweep(house: House) -> None:
             await house.door.models.sweep()
         except (FtdError, OSError):
             log.exception("sweep failed")  # a full disk: the next one tries again
+
+
+async def _mourn(database: Database) -> None:
+    """End as if killed when the database is lost: what is open is not acknowledged, and the next
+    start finds out what is left. Jobs that run go on."""
+    why = await database.lost()
+    log.critical("the database is lost", extra={"why": why})
+    print(f"ftd: it ends here: {why}", file=sys.stderr, flush=True)  # noqa: T201
+    _leave(EX_IOERR)
+
+
+async def _keep_space(rooms: Rooms) -> None:
+    """Take note of a disk that is full, and of one that is not any more."""
+    while True:
+        try:
+            await asyncio.to_thread(rooms.space.look)
+        except OSError:
+            log.exception("the ballast cannot be kept")
+        rooms.metrics.store.full.set(rooms.space.full)
+        await asyncio.sleep(SPACE_S)
 
 
 async def _feel_lag(metrics: Metrics) -> None:
@@ -159,7 +203,15 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
     metrics = Metrics(__version__)
     bell, clock, ids = Bell(), SystemClock(), Ids(secrets.token_bytes)
     metrics.store.start_time.set(clock.now())
-    database = Database(home.database, bell, observe=metrics.store.transactions.observe)
+    space = Space(home.root, settings.limits.ballast_bytes)
+    await asyncio.to_thread(space.look)  # before anything is written: the disk may be full now
+    database = Database(
+        home.database,
+        bell,
+        observe=metrics.store.transactions.observe,
+        relieve=space.relieve,
+    )
+    await asyncio.to_thread(_examine, home)
     await database.open()
     try:
         store = Store(database, clock, ids)
@@ -172,6 +224,7 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
             metrics=metrics,
             clock=clock,
             home=home,
+            space=space,
         )
         pool = Pool(
             ServingRooms(
@@ -185,12 +238,17 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
             )
         )
         handoff = _handoff(settings, store, home, bell)
+        quarantine = Quarantine(lendable, devices.read)
         door = Door(
             keys=Keys.at(home.root / "admin.key", secrets.choice),
-            files=Files(FileRooms(store=store, home=home, limits=settings.limits, metrics=metrics)),
-            jobs=Jobs(store, settings, launcher, bell),
+            files=Files(
+                FileRooms(
+                    store=store, home=home, limits=settings.limits, metrics=metrics, space=space
+                )
+            ),
+            jobs=Jobs(store, settings, launcher, bell, space),
             models=Models(store, home, settings),
-            node=Node(store, home, metrics, lendable, devices.read),
+            node=Node(store, home, metrics, lendable, devices.read, quarantine.withheld),
             chat=Chat(store, settings, pool, handoff),
             settings=settings,
         )
@@ -198,8 +256,9 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
         await door.models.recover()
         for server in await store.recover_servers():
             await launcher.discard(server.launch)
+        await take_up(rooms, lendable)
         warm = Warm(rooms, cpu.available)
-        engine = Engine(rooms, bell, lendable, pool, warm, alive=systemd.watchdog)
+        engine = Engine(rooms, bell, lendable, pool, warm, quarantine, alive=systemd.watchdog)
         yield House(door=door, engine=engine, warm=warm, pool=pool, handoff=handoff, home=home)
         await pool.stop()
         if handoff is not None:
@@ -208,6 +267,22 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
         await launcher.close()
     finally:
         await database.close()
+    await asyncio.to_thread(sound.end, home.database)
+
+
+def _examine(home: Home) -> None:
+    """See that the database can be trusted. Raises Unusable when it is damaged or lost."""
+    if sound.blank(home.database):
+        if (leftover := home.leftover()) is not None:
+            raise sound.lost(home.database, leftover)
+    elif not sound.stopped_cleanly(home.database):
+        told = "reading the whole database: its last daemon did not stop in order"
+        systemd.notify(f"STATUS={told}", f"EXTEND_TIMEOUT_USEC={EXAMINE_S * 10**6}")
+        log.warning(told)
+        started = time.monotonic()
+        sound.read_whole(home.database)
+        log.info("it is whole", extra={"seconds": round(time.monotonic() - started, 3)})
+    sound.begin(home.database)
 
 
 def _handoff(settings: Settings, store: Store, home: Home, bell: Bell) -> Handoff | None:

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _CHUNK_BYTES = 2**30  # one call moves at most 2 GiB
@@ -47,15 +47,28 @@ def publish(temporary: Path, final: Path) -> None:
     directory after it: when this returns, a power cut cannot take it back. An existing file is
     replaced; an existing directory that is not empty raises OSError and nothing has changed.
     """
-    if temporary.is_dir():
-        for directory, _, names in os.walk(temporary):
-            for name in names:
-                _fsync(Path(directory, name))
-            _fsync(Path(directory))
-    else:
-        _fsync(temporary)
+    sync_tree(temporary)
     temporary.rename(final)
-    _fsync(final.parent)
+    sync(final.parent)
+
+
+def sync_tree(path: Path) -> None:
+    """Have the disk hold the file, or the directory and all that is below it."""
+    for directory, _, names in os.walk(path):
+        for name in names:
+            sync(Path(directory, name))
+        if Path(directory) != path:
+            sync(Path(directory))
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what this file, or this directory's list of names, is now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def tree_sha256(directory: Path) -> str:
@@ -64,10 +77,16 @@ def tree_sha256(directory: Path) -> str:
     It is the sha256 of the listing that `sha256sum` prints for the files in byte order:
     `find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum`.
     """
-    names = sorted(os.fsencode(file.relative_to(directory)) for file in _files(directory))
+    return listed_sha256(
+        {str(file.relative_to(directory)): file_sha256(file) for file in _files(directory)}
+    )
+
+
+def listed_sha256(hashes: Mapping[str, str]) -> str:
+    """The same from the sha256 of each file, by its name relative to the directory."""
     listing = hashlib.sha256()
-    for name in names:
-        listing.update(file_sha256(directory / os.fsdecode(name)).encode() + b"  " + name + b"\n")
+    for name, sha256 in sorted((os.fsencode(name), sha256) for name, sha256 in hashes.items()):
+        listing.update(sha256.encode() + b"  " + name + b"\n")
     return listing.hexdigest()
 
 
@@ -110,11 +129,3 @@ def _copy(reader: int, writer: int) -> None:
             raise
     while os.sendfile(writer, reader, None, _CHUNK_BYTES):
         pass
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

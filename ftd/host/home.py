@@ -41,6 +41,15 @@ class Home:
     def tokens(self) -> Path:
         return self.root / "cache" / "tokens"
 
+    def leftover(self) -> Path | None:
+        """A file, a model or a run that lies here, which only a database can explain; None in a
+        new home."""
+        for directory in (self.files, self.models, self.adapters, self.runs):
+            for path in directory.iterdir() if directory.is_dir() else ():
+                if path != self.incoming:
+                    return path
+        return None
+
     def file(self, file_id: str) -> Path:
         return self.files / file_id
 

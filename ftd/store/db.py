@@ -9,6 +9,9 @@ acknowledged write survives kill -9 and power loss, and a failing neighbour spoi
 
 A caller that is cancelled while it waits does not undo its write: the future is shielded, and the
 work runs to its commit (gRPC cancels handlers whenever a client hangs up).
+
+When the disk fails a commit, or the file is no longer where it was, nothing is acknowledged any
+more: `lost` says so, and whoever assembled the house ends it. The next start reads everything.
 """
 
 import asyncio
@@ -19,15 +22,15 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiosqlite
 
-from ftd.bell import Bell
+from ftd.bell import Bell, wait
 from ftd.core.errors import FtdError, Kind
+from ftd.store.connection import connect, explain, fatal
+from ftd.store.schema import migrate
 
 Transaction = sqlite3.Connection
 Row = sqlite3.Row
@@ -36,9 +39,9 @@ Read = Callable[..., Awaitable[list[sqlite3.Row]]]
 
 T = TypeVar("T")
 
-APPLICATION_ID = 0x66746400  # "ftd"
 READERS = 3
 MAX_GROUP = 512  # changes in one commit; bounds how long the first waits for the last
+LOOK_S = 5.0  # between looks whether the file is still there, while nothing is written
 
 
 @dataclass(slots=True)
@@ -54,22 +57,33 @@ class Database:
     """The home's ftd.db. Open it on the loop that will use it; one process at a time."""
 
     def __init__(
-        self, path: Path, bell: Bell, *, observe: Callable[[float], None] = lambda _: None
+        self,
+        path: Path,
+        bell: Bell,
+        *,
+        observe: Callable[[float], None] = lambda _: None,
+        relieve: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`observe` is told how long each group commit took, in seconds, on the loop."""
+        """`observe` is told how long each group commit took, in seconds, on the loop. `relieve` is
+        called in the writer's thread when the disk is full: True if it has made room."""
         self._path = path
         self._bell = bell
         self._observe = observe
+        self._relieve = relieve
         self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
         self._readers: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
         self._thread = threading.Thread(target=self._write_forever, name="ftd-writer")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._places: tuple[_Place, ...] = ()
+        self._fault: str | None = None
+        self._failed = asyncio.Event()
         self._closed = False
 
     async def open(self) -> None:
-        """Create or migrate, then start the writer. Raises FtdError for a newer schema."""
+        """Create or migrate, then start the writer. Raises FtdError as migrate does."""
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(migrate, self._path)
+        await asyncio.to_thread(self._prepare)
         self._thread.start()
         for _ in range(READERS):
             reader = await aiosqlite.connect(
@@ -111,7 +125,7 @@ class Database:
         reader = await self._readers.get()
 
         async def read(sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
-            return list(await reader.execute_fetchall(sql, parameters))
+            return await self._fetch(reader, sql, parameters)
 
         try:
             await reader.execute("BEGIN")
@@ -125,10 +139,21 @@ class Database:
         in place of three."""
         reader = await self._readers.get()
         try:
-            return list(await reader.execute_fetchall(sql, parameters))
+            return await self._fetch(reader, sql, parameters)
         finally:
             # A cancelled one may still run; what the next asks of this reader waits behind it.
             self._readers.put_nowait(reader)
+
+    async def _fetch(
+        self, reader: aiosqlite.Connection, sql: str, parameters: Parameters
+    ) -> list[sqlite3.Row]:
+        try:
+            return list(await reader.execute_fetchall(sql, parameters))
+        except sqlite3.Error as error:
+            if fatal(error):
+                self._fault = self._fault or _failure(error)
+                self._failed.set()
+            raise
 
     async def _return(self, reader: aiosqlite.Connection) -> None:
         try:
@@ -136,18 +161,43 @@ class Database:
         finally:
             self._readers.put_nowait(reader)
 
+    async def lost(self) -> str:
+        """Wait until nothing more can be written here for good, and say why."""
+        while (fault := self._fault or self._displaced()) is None:
+            await wait(self._failed, LOOK_S)
+        self._fault = fault
+        return fault
+
+    def _prepare(self) -> None:
+        migrate(self._path)
+        self._connection = connect(self._path)
+        log = self._path.with_name(f"{self._path.name}-wal")  # as long as we have it open
+        self._places = tuple(_Place(path, _identity(path)) for path in (self._path, log))
+
     def _write_forever(self) -> None:
-        connection = connect(self._path)
+        connection = self._connection
+        assert connection is not None, "opened before it is written to"
         try:
             while (first := self._changes.get()) is not None:
                 group, ended = self._waiting(first)
                 started = time.perf_counter()
-                _commit(connection, group)
+                if self._fault is None:
+                    self._fault = _commit(connection, group, self._relieve) or self._displaced()
+                if self._fault is not None:
+                    _refuse(group, self._fault)
                 self._loop_soon(group, time.perf_counter() - started)
                 if ended:
                     return
         finally:
             connection.close()
+
+    def _displaced(self) -> str | None:
+        """Why what is written goes where nobody will find it; two looks at names, microseconds."""
+        for place in self._places:
+            now = _identity(place.path)
+            if now != place.identity:
+                return f"{place.path} was {'removed' if now is None else 'replaced'}"
+        return None
 
     def _waiting(self, first: _Change) -> tuple[list[_Change], bool]:
         group = [first]
@@ -168,6 +218,8 @@ class Database:
 
     def _resolve(self, group: list[_Change], seconds: float) -> None:
         self._observe(seconds)
+        if self._fault is not None:
+            self._failed.set()
         for change in group:
             if change.future.cancelled():
                 continue
@@ -188,36 +240,58 @@ def _topics(group: list[_Change]) -> set[str] | None:
     return topics
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A writer's connection, autocommit, with the settings that make a commit durable."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.row_factory = sqlite3.Row
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        "busy_timeout = 5000",
-        "trusted_schema = OFF",
-        "cell_size_check = ON",
-        "temp_store = MEMORY",
-        f"journal_size_limit = {64 * 2**20}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
+@dataclass(frozen=True, slots=True)
+class _Place:
+    path: Path
+    identity: tuple[int, int] | None
 
 
-def _commit(connection: sqlite3.Connection, group: list[_Change]) -> None:
-    """Run the group in one transaction; each change gets its result or its error."""
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name; it must not be opened to learn that, for closing any descriptor
+    of the database lets go of its locks."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _failure(error: sqlite3.Error) -> str:
+    return f"the database failed ({error})"
+
+
+def _refuse(group: list[_Change], fault: str) -> None:
+    for change in group:
+        change.result = None
+        change.error = FtdError(Kind.UNAVAILABLE, f"The daemon ends: {fault}.")
+
+
+def _commit(
+    connection: sqlite3.Connection, group: list[_Change], relieve: Callable[[], bool]
+) -> str | None:
+    """Run the group in one transaction; each change gets its result or its error. On a full disk
+    it is run again if room could be made.
+
+    Returns what is wrong with the database when it cannot be trusted any more.
+    """
     try:
         connection.execute("BEGIN IMMEDIATE")
         for change in group:
             _run(connection, change)
         connection.execute("COMMIT")
     except sqlite3.Error as error:
+        if fatal(error):
+            return _failure(error)
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        told = explain(error)
+        if isinstance(told, FtdError) and told.kind is Kind.NO_SPACE and relieve():
+            for change in group:
+                change.result = change.error = None
+            return _commit(connection, group, relieve)
         for change in group:
-            change.error = change.error or _explain(error)
+            change.error = change.error or told
+    return None
 
 
 def _run(connection: sqlite3.Connection, change: _Change) -> None:
@@ -225,67 +299,8 @@ def _run(connection: sqlite3.Connection, change: _Change) -> None:
     try:
         change.result = change.work(connection)
     except Exception as error:
-        if not connection.in_transaction:
+        if fatal(error) or not connection.in_transaction:
             raise  # a full disk rolls back everything, not only this change
         connection.execute("ROLLBACK TO change")
         change.error = error
     connection.execute("RELEASE change")
-
-
-def _explain(error: sqlite3.Error) -> Exception:
-    if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return FtdError(Kind.NO_SPACE, "The disk is full: nothing was stored.")
-    return error
-
-
-def migrate(path: Path) -> None:
-    """Bring the database to this version's schema; a backup is made before an upgrade.
-
-    Raises FtdError when a newer ftd wrote it.
-    """
-    scripts = _scripts()
-    connection = connect(path)
-    try:
-        version = _version(connection, path)
-        if 0 < version < len(scripts):
-            _back_up(connection, path.with_name(f"{path.name}.schema-{version}"))
-        for number, script in enumerate(scripts[version:], start=version + 1):
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {script.read_text()} "
-                f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}; COMMIT;"
-            )
-    finally:
-        connection.close()
-
-
-def outdated(path: Path) -> bool:
-    """Whether the next start would migrate this database. Changes nothing; raises as migrate."""
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-    try:
-        return _version(connection, path) < len(_scripts())
-    finally:
-        connection.close()
-
-
-def _scripts() -> list[Traversable]:
-    """The migrations in their order; a schema's version is how many of them made it."""
-    entries = resources.files("ftd.store.migrations").iterdir()
-    scripts = [entry for entry in entries if entry.name.endswith(".sql")]
-    return sorted(scripts, key=lambda entry: entry.name)
-
-
-def _version(connection: sqlite3.Connection, path: Path) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    known = len(_scripts())
-    if version > known:
-        raise FtdError(
-            Kind.CONFLICT,
-            f"{path} has schema {version}, written by a newer ftd; this one knows {known}. "
-            "Install the newer version again, or restore a backup.",
-        )
-    return version
-
-
-def _back_up(connection: sqlite3.Connection, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    connection.execute("VACUUM INTO ?", (str(target),))

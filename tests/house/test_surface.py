@@ -12,17 +12,17 @@ RPCS = {
     "Files": {"UploadFile", "ListFiles", "GetFile", "DeleteFile", "GetFileContent"},
     "Jobs": {
         "CreateJob", "ListJobs", "GetJob", "CancelJob", "ListEvents", "ListCheckpoints",
-        "WatchEvents", "GetLogs",
+        "WatchEvents", "GetLogs", "PauseJob", "ResumeJob",
     },
     "Chat": {"Complete"},
     "Models": {"AddModel", "ListModels", "GetModel", "DeleteModel", "ExportModel"},
     "Node": {"ListDevices"},
 }  # fmt: skip
 
-FTD = {"serve", "check", "demo"}
+FTD = {"serve", "check", "backup", "restore", "demo"}
 FTCTL = {
     "submit", "list", "show", "events", "watch", "wait", "logs", "cancel", "checkpoints", "results",
-    "files", "models", "devices", "chat", "compare",
+    "files", "models", "devices", "chat", "compare", "pause", "resume",
 }  # fmt: skip
 
 METRICS = {
@@ -33,10 +33,12 @@ METRICS = {
     "ftd_job_progress_ratio", "ftd_job_eta_seconds", "ftd_job_loss",
     "ftd_job_learning_rate", "ftd_job_grad_norm",
     "ftd_job_tokens_per_second", "ftd_device_info", "ftd_device_allocated",
+    "ftd_device_withheld",
     "ftd_device_utilization_ratio", "ftd_device_memory_used_bytes",
     "ftd_device_memory_total_bytes", "ftd_device_temperature_celsius", "ftd_device_power_watts",
     "ftd_events", "ftd_db_size_bytes", "ftd_db_transaction_duration_seconds",
-    "ftd_storage_free_bytes", "ftd_event_loop_lag_seconds", "ftd_http_request_duration_seconds",
+    "ftd_storage_free_bytes", "ftd_storage_full", "ftd_event_loop_lag_seconds",
+    "ftd_http_request_duration_seconds",
     "grpc_server_handled", "grpc_server_handling_seconds",
     "ftd_upload_bytes", "ftd_uploads_in_progress", "ftd_inference_requests",
     "ftd_inference_time_to_first_token_seconds", "ftd_inference_inter_token_latency_seconds",

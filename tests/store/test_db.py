@@ -10,8 +10,10 @@ import pytest
 import pytest_asyncio
 
 from ftd.bell import Bell
-from ftd.core.errors import FtdError
-from ftd.store.db import READERS, Database, Transaction, connect, migrate, outdated
+from ftd.core.errors import FtdError, Kind
+from ftd.store.connection import connect
+from ftd.store.db import READERS, Database, Transaction
+from ftd.store.schema import migrate, outdated
 from tests.running import until
 
 
@@ -218,6 +220,50 @@ async def test_a_full_disk_is_said_and_heals(tmp_path: Path) -> None:
         assert (await db.rows("SELECT count(*) AS n FROM blobs"))[0]["n"] == 1
     finally:
         await db.close()
+
+
+async def test_a_database_that_another_process_holds_is_waited_for_and_then_refused(
+    database: Database,
+) -> None:
+    await database.write(lambda tx: tx.execute("PRAGMA busy_timeout = 100") and None)
+    other = sqlite3.connect(database._path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(FtdError, match="locked by another process") as refused:
+        await database.write(add(1))
+    assert refused.value.kind is Kind.UNAVAILABLE
+    assert await notes(database) == [], "what is read is read all the same"
+    other.execute("ROLLBACK")
+    other.close()
+    assert await database.write(add(2)) == 2
+    assert await notes(database) == [2]
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("what", ["removed", "replaced"])
+async def test_nothing_is_acknowledged_that_nobody_would_find(
+    database: Database, suffix: str, what: str
+) -> None:
+    await database.write(add(1))
+    place = database._path.with_name(f"ftd.db{suffix}")
+    aside = place.rename(place.with_name("aside"))
+    if what == "replaced":
+        place.write_bytes(aside.read_bytes())
+    for n in (2, 3):
+        with pytest.raises(FtdError, match=f"{place} was {what}") as refused:
+            await database.write(add(n))
+        assert refused.value.kind is Kind.UNAVAILABLE
+    assert await asyncio.wait_for(database.lost(), 5) == f"{place} was {what}"
+
+
+async def test_a_file_that_goes_while_nobody_writes_is_missed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftd.store.db.LOOK_S", 0.01)
+    lost = asyncio.ensure_future(database.lost())
+    await asyncio.sleep(0.05)
+    assert not lost.done()
+    database._path.rename(database._path.with_name("aside"))
+    assert await asyncio.wait_for(lost, 5) == f"{database._path} was removed"
 
 
 def test_migrating_twice_is_migrating_once(tmp_path: Path) -> None:

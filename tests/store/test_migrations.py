@@ -11,7 +11,9 @@ from ftd.core.device import Device
 from ftd.core.ids import Ids
 from ftd.core.job import State
 from ftd.store import attempts, db, events, jobs
-from ftd.store.db import Database, connect, migrate
+from ftd.store.connection import connect
+from ftd.store.db import Database
+from ftd.store.schema import migrate
 from ftd.store.store import Store
 from tests.store.conftest import HandClock
 
@@ -128,6 +130,27 @@ def test_the_second_schema_becomes_this_one_too(second: Path, tmp_path: Path) ->
     migrate(second)
     migrate(tmp_path / "new.db")
     assert _schema(second) == _schema(tmp_path / "new.db")
+
+
+MADE = """
+UPDATE jobs SET state = 'succeeded', finished_at = 9, fine_tuned_model = minted
+    WHERE id = 'ftjob-1';
+INSERT INTO models (name, project, kind, base, path, sha256, created_at, job, deleted_at)
+    VALUES ('ft:m::1:ckpt-step-1', 'p', 'checkpoint', 'm', 'b', 'not this', 1, 'ftjob-1', NULL),
+           ('ft:m::1', 'p', 'tuned', 'm', 'a', 'this', 1, 'ftjob-1', 10);
+"""
+
+
+async def test_jobs_that_succeeded_show_the_hash_of_their_model(second: Path) -> None:
+    database = Database(become(second, "0003_paging.sql", MADE), Bell())
+    await database.open()
+    try:
+        done, other = await jobs.get(database, "ftjob-1"), await jobs.get(database, "ftjob-2")
+        assert done is not None
+        assert other is not None
+        assert (done.fine_tuned_model_sha256, other.fine_tuned_model_sha256) == ("this", None)
+    finally:
+        await database.close()
 
 
 @pytest.mark.parametrize(
