@@ -47,6 +47,7 @@ def job(message: jobs_pb2.Job) -> Object:
         "priority": message.priority,
         "wait_reason": optional(message, "wait_reason"),
         "phase": optional(message, "phase"),
+        "fine_tuned_model_sha256": optional(message, "fine_tuned_model_sha256"),
     }
 
 
@@ -119,6 +120,7 @@ def device(message: node_pb2.Device) -> Object:
         "power_watts": optional(message, "power_watts"),
         "job_id": optional(message, "job_id"),
         "models": list(message.models),
+        "withheld": optional(message, "withheld"),
     }
 
 

@@ -5,12 +5,13 @@ A lost wake-up costs a tick, never a job or a request.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ftd.bell import SCHEDULE, Bell, wait
 from ftd.core.device import Device
+from ftd.core.errors import FtdError, Kind
 from ftd.core.job import Attempt
 from ftd.core.schedule import (
     Action,
@@ -25,6 +26,7 @@ from ftd.core.schedule import (
     Yield,
     decide,
 )
+from ftd.runner.quarantine import Quarantine
 from ftd.runner.runner import Rooms, Runner
 from ftd.runner.warm import Warm
 from ftd.store import attempts, jobs
@@ -72,7 +74,8 @@ class _Life:
 class Engine:
     """Runs until cancelled. Trainers do not end with it: the next daemon takes them up.
 
-    `pool` is None where no inference worker is ours to run, `warm` where no trainer is kept ready.
+    `pool` is None where no inference worker is ours to run, `warm` where no trainer is kept ready,
+    `quarantine` where no device can keep memory.
     """
 
     rooms: Rooms
@@ -80,6 +83,7 @@ class Engine:
     devices: tuple[Device, ...]
     pool: Servers | None = None
     warm: Warm | None = None
+    quarantine: Quarantine | None = None
     alive: Callable[[], None] = lambda: None  # told at every turn: the watchdog's food
     _lives: dict[int, _Life] = field(default_factory=dict)
     _reasons: dict[str, str] = field(default_factory=dict)
@@ -93,9 +97,8 @@ class Engine:
                 looked_s = 0.0
                 try:
                     looked_s = await self._turn()
-                except Exception:
-                    # A full disk, or one odd row: the next turn tries again.
-                    log.exception("turn failed")
+                except Exception as error:  # noqa: BLE001 - a full disk, one odd row: tried again
+                    _complain("turn failed", error)
                 ended = self.rooms.clock.monotonic()
                 self.rooms.metrics.queue.cycle.observe(ended - started)
                 self.alive()
@@ -133,9 +136,15 @@ class Engine:
         snapshot = await self.rooms.store.snapshot(self.devices)
         # Whoever has somebody to follow it and no attempt that lives was refused just now.
         resting = frozenset(life.runner.job for life in self._lives.values())
+        withheld: Mapping[str, str] = {}
+        if self.quarantine is not None:
+            tenants = snapshot.holders.keys() | {server.device for server in servers}
+            withheld = await self.quarantine.look(tenants)
         return replace(
             snapshot,
+            withheld=withheld,
             resting=resting,
+            disk_full=self.rooms.space.full,
             servers=servers,
             wanted=wanted,
             idle_limit_s=serving.idle_s,
@@ -155,9 +164,9 @@ class Engine:
                 await self.rooms.store.admit(job)
             case Start(job=job, devices=devices):
                 await self._start(job, devices)
-            case Stop(attempt=attempt):
+            case Stop(attempt=attempt, save=save):
                 if (life := self._lives.get(attempt)) is not None:
-                    life.runner.stop()
+                    life.runner.stop(save=save)
             case Serve() | Yield() | Hold():
                 await self._tell(action)
 
@@ -205,7 +214,16 @@ class Engine:
         task.add_done_callback(lambda done: self._ended(attempt, done))
 
     def _ended(self, attempt: Attempt, task: "asyncio.Task[None]") -> None:
-        """A runner that fails by our own mistake is said loudly and begun anew at the next turn."""
+        """A runner that fails, on a full disk or by our own mistake, is begun anew at the next
+        turn, and takes up its trainer where it stands."""
         del self._lives[attempt.id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("runner failed", extra={"job": attempt.job}, exc_info=error)
+            _complain("runner failed", error, job=attempt.job)
+
+
+def _complain(what: str, error: BaseException, **about: str) -> None:
+    """A mistake of ours is said loudly; a full disk is none."""
+    if isinstance(error, FtdError) and error.kind is Kind.NO_SPACE:
+        log.warning("%s: the disk is full", what, extra=about)
+    else:
+        log.error(what, extra=about, exc_info=error)

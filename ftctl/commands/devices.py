@@ -45,4 +45,5 @@ COLUMNS: Columns = (
     ("NAME", lambda device: device.name),
     ("JOB", lambda device: device.job_id),
     ("MODELS", lambda device: ", ".join(device.models)),
+    ("WITHHELD", lambda device: device.withheld),
 )

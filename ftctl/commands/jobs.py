@@ -1,4 +1,4 @@
-"""ftctl submit, list, show, cancel and checkpoints."""
+"""ftctl submit, list, show, cancel, pause, resume and checkpoints."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -107,6 +107,28 @@ def cancel(context: typer.Context, job: JobId, output: Output = Format.NAME) -> 
     say("cancelled")
 
 
+def pause(context: typer.Context, job: JobId, output: Output = Format.NAME) -> None:
+    """Pause a job: one that runs ends its step and saves a checkpoint first. No step is lost."""
+    with connect(context) as client:
+        paused = client.call(client.jobs.PauseJob, jobs_pb2.PauseJobRequest(id=job))
+        show_job(client, paused, output)
+    match paused.status:
+        case "paused":
+            say("paused")
+        case "running":
+            say("it pauses as soon as its checkpoint is saved")
+        case _:
+            say("it pauses as soon as its files are checked")
+
+
+def resume(context: typer.Context, job: JobId, output: Output = Format.NAME) -> None:
+    """Let a paused job go on from where it was, when its turn comes."""
+    with connect(context) as client:
+        resumed = client.call(client.jobs.ResumeJob, jobs_pb2.ResumeJobRequest(id=job))
+        show_job(client, resumed, output)
+    say("resumed")
+
+
 def checkpoints(
     context: typer.Context,
     job: JobId,
@@ -134,6 +156,7 @@ def show_job(client: Client, job: jobs_pb2.Job, output: Format) -> None:
         ("Faults", "\n".join(faults)),
         ("Model", job.model),
         ("Tuned model", job.fine_tuned_model),
+        ("SHA-256", job.fine_tuned_model_sha256),
         ("Training", job.training_file),
         ("Validation", job.validation_file),
         ("Results", "\n".join(job.result_files)),

@@ -5,11 +5,11 @@ no job is ever stopped for a request. On the CPU both live side by side, and nob
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ftd.core.device import Device
-from ftd.core.job import FINAL, State, Want
+from ftd.core.job import FINAL, State, Want, pauses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,7 @@ class OpenJob:
     want: Want
     checking: tuple[str, ...] = ()  # files whose check still runs
     began_on: str | None = None  # the kind of device that its values were resolved for
+    retry_at: int | None = None  # one whose trainer ended early rests until then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,8 @@ class Server:
 class Snapshot:
     """`holders` maps a leased device to the job that leases it. `resting` jobs were refused a
     moment ago and keep the reason that they were given. `full` devices have no place left for
-    another server. `wanted` are the weights that requests wait for, the oldest wish first."""
+    another server, `withheld` ones for anybody. `wanted` are the weights that requests wait for,
+    the oldest wish first."""
 
     jobs: tuple[OpenJob, ...]
     attempts: tuple[LiveAttempt, ...]
@@ -56,6 +58,9 @@ class Snapshot:
     resting: frozenset[str] = frozenset()
     servers: tuple[Server, ...] = ()
     wanted: tuple[str, ...] = ()
+    now: int = 0  # Unix seconds
+    disk_full: bool = False
+    withheld: Mapping[str, str] = field(default_factory=dict)  # device -> why nobody gets it
     full: frozenset[str] = frozenset()
     idle_limit_s: float = math.inf
     max_servers: int = 1
@@ -76,9 +81,10 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Nobody wants this attempt any more."""
+    """Nobody wants this attempt to go on; `save`: a later one will, from where it ends."""
 
     attempt: int
+    save: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +188,8 @@ class _Board:
 
     def obstacle(self, device: Device) -> str | None:
         """Why the device can take no more servers, or None."""
+        if device.id in self.view.withheld:
+            return f"{device.id} is withheld: {self.view.withheld[device.id]}"
         if self.trains(device):
             if device.id in self.lent:
                 return f"{device.id} trains {self.lent[device.id]}"
@@ -193,8 +201,10 @@ class _Board:
         return not device.shared and self.taken(device)
 
     def taken(self, device: Device) -> bool:
-        """Whether a job has the device, or gets it next."""
-        return device.id in self.lent or device.id in self.promised
+        """Whether a job has the device, or gets it next, or nobody can have it."""
+        return (
+            device.id in self.lent or device.id in self.promised or device.id in self.view.withheld
+        )
 
     def dismiss(
         self, servers: Iterable[Server], why: str, *, if_idle: bool = False
@@ -210,11 +220,14 @@ class _Board:
 
 def _honour_wishes(snapshot: Snapshot) -> list[Action]:
     jobs = {job.id: job for job in snapshot.jobs}
-    return [Stop(attempt.id) for attempt in snapshot.attempts if _unwanted(jobs.get(attempt.job))]
-
-
-def _unwanted(job: OpenJob | None) -> bool:
-    return job is None or job.state in FINAL or job.want is not Want.RUN
+    stops: list[Action] = []
+    for attempt in snapshot.attempts:
+        job = jobs.get(attempt.job)
+        if job is None or job.state in FINAL or job.want is Want.CANCEL:
+            stops.append(Stop(attempt.id))
+        elif job.want is Want.PAUSE:
+            stops.append(Stop(attempt.id, save=True))
+    return stops
 
 
 def _admit(snapshot: Snapshot) -> list[Action]:
@@ -243,6 +256,10 @@ def _fill_devices(board: _Board) -> list[Action]:
             actions.append(Wait(job.id, "its last attempt has not ended yet"))
         elif job.id in view.resting:
             resting.append(job)
+        elif view.disk_full:
+            actions.append(Wait(job.id, "the disk of ftd's home is full"))
+        elif pauses(job.retry_at, view.now):
+            actions.append(Wait(job.id, "its trainer ended early; it rests before the next try"))
         elif job.began_on is not None and job.began_on not in kinds:
             actions.append(Wait(job.id, f"it began on {job.began_on}, and there is no such device"))
         elif not busy and (device := board.clear()) is not None:
@@ -273,14 +290,18 @@ def _until_answered(board: _Board, device: Device) -> str:
 def _busy(board: _Board) -> str:
     if not board.view.devices:
         return "there is no device to run on"
-    told = ", ".join(
-        f"{device.id} runs {board.view.holders[device.id]}"
-        if device.id in board.view.holders
-        else f"{device.id} serves {_names(board.on(device))}"
-        for device in board.view.devices
-        if device.id in board.view.holders or device.id in board.promised
-    )
-    return told or "every device was just lent"
+    told = [why for device in board.view.devices if (why := _busy_with(board, device))]
+    return ", ".join(told) or "every device was just lent"
+
+
+def _busy_with(board: _Board, device: Device) -> str | None:
+    """What the device was busy with before this turn."""
+    view = board.view
+    if device.id in view.holders:
+        return f"{device.id} runs {view.holders[device.id]}"
+    if device.id in view.withheld:
+        return f"{device.id} is withheld: {view.withheld[device.id]}"
+    return f"{device.id} serves {_names(board.on(device))}" if device.id in board.promised else None
 
 
 # Serving.

@@ -11,6 +11,7 @@ from ftd.core.file import FINE_TUNE
 from ftd.core.hyperparams import MAX_BATCH, MAX_EPOCHS, Requested
 from ftd.core.job import Attempt, Checkpoint, Event, Job, State
 from ftd.core.models import MAX_SUFFIX, Model, tuned_name, unfit
+from ftd.host.space import Space
 from ftd.host.tail import Tail
 from ftd.launch.base import Launcher
 from ftd.service.keys import Actor
@@ -55,7 +56,7 @@ class MetadataFilter:
 
 
 class Jobs:
-    """Create, look at, watch and cancel jobs."""
+    """Create, look at, watch, pause and cancel jobs."""
 
     def __init__(
         self,
@@ -63,11 +64,13 @@ class Jobs:
         settings: Settings,
         launcher: Launcher,
         bell: Bell,
+        space: Space,
     ) -> None:
         self._store = store
         self._settings = settings
         self._launcher = launcher
         self._bell = bell
+        self._space = space
         self._watchers = 0
 
     @property
@@ -75,8 +78,11 @@ class Jobs:
         return self._settings.organization
 
     async def create(self, actor: Actor, request: CreateJob) -> Job:
-        """Accept a job. Its files may still be processing; it waits for them."""
+        """Accept a job. Its files may still be processing; it waits for them. Raises NO_SPACE while
+        the disk is full."""
         check(request)
+        if self._space.full:
+            raise FtdError(Kind.NO_SPACE, "The disk of ftd's home is full; no job was created.")
         return await self._store.create(lambda tx: self._job(tx, actor, request))
 
     def _job(self, tx: Transaction, actor: Actor, request: CreateJob) -> Job:
@@ -136,12 +142,19 @@ class Jobs:
     async def cancel(self, actor: Actor, job_id: str) -> Job:
         """Cancelled at once; its trainer ends behind it. Raises CONFLICT for a job that is over."""
         await self.get(actor, job_id)
-        cancelled = await self._store.cancel(job_id)
-        if cancelled is None:
-            raise FtdError(
-                Kind.CONFLICT, f"Job has already completed: {job_id}", param="fine_tune_id"
-            )
-        return cancelled
+        return _still_open(job_id, await self._store.cancel(job_id))
+
+    async def pause(self, actor: Actor, job_id: str) -> Job:
+        """Paused at once if it has not begun; else `running` until its checkpoint is published.
+        Again changes nothing. Raises CONFLICT for a job that is over."""
+        await self.get(actor, job_id)
+        return _still_open(job_id, await self._store.pause(job_id))
+
+    async def resume(self, actor: Actor, job_id: str) -> Job:
+        """Queued again, or when its trainer has stopped if it still pauses; a job that nobody has
+        paused stays as it is. Raises CONFLICT for a job that is over."""
+        await self.get(actor, job_id)
+        return _still_open(job_id, await self._store.resume(job_id))
 
     async def events(
         self, actor: Actor, job_id: str, *, after: str | None = None, limit: int | None = None
@@ -238,6 +251,13 @@ class Jobs:
         if (reason := unfit(model, full=training.full)) is not None:
             raise invalid(reason, code="model_not_available", param="model")
         return model
+
+
+def _still_open(job_id: str, job: Job | None) -> Job:
+    """The job that a change has found, unless it was over by then."""
+    if job is None:
+        raise FtdError(Kind.CONFLICT, f"Job has already completed: {job_id}", param="fine_tune_id")
+    return job
 
 
 def _check_file(tx: Transaction, actor: Actor, file_id: str, param: str) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from ftd.core.device import Device
-from ftd.core.job import Attempt
+from ftd.core.job import HOST_OUT_OF_MEMORY, Attempt, Ending
 from ftd.store.db import Database, Row, Transaction
 
 _COLUMNS = "id, job, number, launch, devices, started_at, spool_offset"
@@ -15,16 +15,27 @@ RETURNED = "returned"
 
 
 def begin(
-    tx: Transaction, *, job_id: str, launch: str, devices: Sequence[Device], now: int
+    tx: Transaction,
+    *,
+    job_id: str,
+    launch: str,
+    devices: Sequence[Device],
+    now: int,
+    number: int | None = None,
 ) -> Attempt:
     """Create the job's next attempt with its leases: of every device the slots of a trainer.
+
+    `number` is given for one that began long ago, of which no row knew.
 
     Raises sqlite3.IntegrityError, and so undoes the whole change, when one of them is taken
     already or another attempt of the job lives.
     """
-    number = tx.execute(
-        "SELECT coalesce(max(number), 0) + 1 FROM attempts WHERE job = ?", (job_id,)
-    ).fetchone()[0]
+    number = (
+        number
+        or tx.execute(
+            "SELECT coalesce(max(number), 0) + 1 FROM attempts WHERE job = ?", (job_id,)
+        ).fetchone()[0]
+    )
     ids = tuple(device.id for device in devices)
     attempt_id = tx.execute(
         "INSERT INTO attempts (job, number, launch, devices, started_at) VALUES (?, ?, ?, ?, ?)",
@@ -40,6 +51,19 @@ def begin(
     )
 
 
+def lent(tx: Transaction, devices: Sequence[Device]) -> bool:
+    """Whether somebody has a place that a trainer on these devices needs."""
+    slots = [(device.id, slot) for device in devices for slot in device.training_slots]
+    found = "SELECT 1 FROM leases WHERE device = ? AND slot = ?"
+    return any(tx.execute(found, slot).fetchone() is not None for slot in slots)
+
+
+def numbered(tx: Transaction, job_id: str, number: int) -> bool:
+    """Whether the job has an attempt of this number."""
+    found = "SELECT 1 FROM attempts WHERE job = ? AND number = ?"
+    return tx.execute(found, (job_id, number)).fetchone() is not None
+
+
 def advance(tx: Transaction, attempt_id: int, offset: int, last_word: str | None) -> None:
     """Move the spool's cursor; in the same transaction as the rows made from what was read."""
     tx.execute(
@@ -53,25 +77,56 @@ def note_progress(tx: Transaction, attempt_id: int) -> None:
     tx.execute("UPDATE attempts SET progressed = 1 WHERE id = ?", (attempt_id,))
 
 
-def end(tx: Transaction, attempt_id: int, *, ending: str, note: str | None, now: int) -> bool:
+def progressed(tx: Transaction, attempt_id: int) -> bool:
+    """Whether the attempt published a checkpoint that the job did not have."""
+    row = tx.execute("SELECT progressed FROM attempts WHERE id = ?", (attempt_id,)).fetchone()
+    return bool(row["progressed"])
+
+
+def end(
+    tx: Transaction,
+    attempt_id: int,
+    *,
+    ending: str,
+    note: str | None,
+    now: int,
+    code: str | None = None,
+) -> bool:
     """Close the attempt and free its devices; False if it was closed before."""
     cursor = tx.execute(
-        "UPDATE attempts SET ended_at = ?, ending = ?, ending_note = ? "
+        "UPDATE attempts SET ended_at = ?, ending = ?, ending_note = ?, ending_code = ? "
         "WHERE id = ? AND ended_at IS NULL",
-        (now, ending, note, attempt_id),
+        (now, ending, note, code, attempt_id),
     )
     tx.execute("DELETE FROM leases WHERE attempt = ?", (attempt_id,))
     return cursor.rowcount == 1
 
 
 def without_progress(tx: Transaction, job_id: str) -> int:
-    """How many of the job's last attempts in a row began and published no checkpoint."""
+    """How many of the job's last attempts in a row began and published no checkpoint. One that
+    was asked to stop does not count: nothing went wrong with it."""
     row = tx.execute(
-        "SELECT count(*) FROM attempts WHERE job = :job AND ending IS NOT :returned AND number > "
+        "SELECT count(*) FROM attempts WHERE job = :job AND ending IS NOT :returned "
+        "AND ending IS NOT :stopped AND number > "
         "(SELECT coalesce(max(number), 0) FROM attempts WHERE job = :job AND progressed)",
-        {"job": job_id, "returned": RETURNED},
+        {"job": job_id, "returned": RETURNED, "stopped": Ending.STOPPED},
     ).fetchone()
     count: int = row[0]
+    return count
+
+
+_STARVED = "SELECT count(*) AS n FROM attempts WHERE job = ? AND ending_code = ?"
+
+
+def starved(tx: Transaction, job_id: str) -> int:
+    """How many of the job's attempts the host had no memory for."""
+    count: int = tx.execute(_STARVED, (job_id, HOST_OUT_OF_MEMORY)).fetchone()["n"]
+    return count
+
+
+async def starvations(db: Database, job_id: str) -> int:
+    """The same, read."""
+    count: int = (await db.rows(_STARVED, (job_id, HOST_OUT_OF_MEMORY)))[0]["n"]
     return count
 
 
@@ -80,6 +135,12 @@ async def last_word(db: Database, attempt_id: int) -> str | None:
     rows = await db.rows("SELECT last_word FROM attempts WHERE id = ?", (attempt_id,))
     word: str | None = rows[0]["last_word"]
     return word
+
+
+def open_ones(tx: Transaction, job_id: str) -> tuple[int, ...]:
+    """The ids of the job's attempts that have not ended: one at the most."""
+    rows = tx.execute("SELECT id FROM attempts WHERE job = ? AND ended_at IS NULL", (job_id,))
+    return tuple(row["id"] for row in rows)
 
 
 async def live(db: Database) -> tuple[Attempt, ...]:

@@ -15,7 +15,7 @@ _COLUMNS = (
     "seq, id, project, created_at, finished_at, model, base, minted, training_file, "
     "validation_file, suffix, seed, method, requested, hyperparameters, metadata, priority, state, "
     "want, wait_reason, phase, error_code, error_message, error_param, fine_tuned_model, "
-    "trained_tokens, result_file, step, total_steps, estimated_finish"
+    "fine_tuned_model_sha256, trained_tokens, result_file, step, total_steps, estimated_finish"
 )
 
 
@@ -66,7 +66,7 @@ def move(
     cursor = tx.execute(
         "UPDATE jobs SET state = ?, finished_at = ?, error_code = ?, error_message = ?, "
         "error_param = ?, fine_tuned_model = ?, wait_reason = NULL, phase = NULL, "
-        "estimated_finish = NULL "
+        "estimated_finish = NULL, retry_at = NULL "
         f"WHERE id = ? AND state IN ({', '.join('?' * len(before))})",
         (
             to,
@@ -103,6 +103,11 @@ def note_waits(tx: Transaction, reasons: Mapping[str, str]) -> None:
     )
 
 
+def note_retry(tx: Transaction, job_id: str, at: int) -> None:
+    """Have a queued job wait until then; any move forgets it."""
+    tx.execute("UPDATE jobs SET retry_at = ? WHERE id = ? AND state = 'queued'", (at, job_id))
+
+
 def note_phase(tx: Transaction, job_id: str, phase: str) -> None:
     tx.execute("UPDATE jobs SET phase = ? WHERE id = ? AND state = 'running'", (phase, job_id))
 
@@ -118,10 +123,13 @@ def note_progress(tx: Transaction, job_id: str, step: int, estimated_finish: int
     )
 
 
-def note_result(tx: Transaction, job_id: str, *, trained_tokens: int, result_file: str) -> None:
+def note_result(
+    tx: Transaction, job_id: str, *, model_sha256: str, trained_tokens: int, result_file: str
+) -> None:
     tx.execute(
-        "UPDATE jobs SET trained_tokens = ?, result_file = ? WHERE id = ?",
-        (trained_tokens, result_file, job_id),
+        "UPDATE jobs SET fine_tuned_model_sha256 = ?, trained_tokens = ?, result_file = ? "
+        "WHERE id = ?",
+        (model_sha256, trained_tokens, result_file, job_id),
     )
 
 
@@ -189,7 +197,7 @@ async def oldest_queued(db: Database) -> int | None:
 # it waits up to five milliseconds for each of ten thousand.
 _OPEN = (
     "SELECT json_group_array(json_array(jobs.id, jobs.seq, priority, state, want, "
-    "  json_extract(jobs.spec, '$.device'), "
+    "  json_extract(jobs.spec, '$.device'), retry_at, "
     "  CASE WHEN t.report IS NULL THEN t.id END, "
     "  CASE WHEN v.report IS NULL THEN v.id END)) AS list "
     "FROM jobs JOIN files t ON t.id = training_file LEFT JOIN files v ON v.id = validation_file "
@@ -210,9 +218,12 @@ async def still_open(read: Read) -> tuple[OpenJob, ...]:
             state=_STATES[state],
             want=_WANTS[want],
             began_on=began_on,
+            retry_at=retry_at,
             checking=tuple(file for file in unchecked if file is not None),
         )
-        for id_, seq, priority, state, want, began_on, *unchecked in json.loads(row["list"])
+        for id_, seq, priority, state, want, began_on, retry_at, *unchecked in json.loads(
+            row["list"]
+        )
     )
 
 

@@ -1,5 +1,6 @@
 """The changes that touch several tables at once, each one transaction's worth of truth."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ from ftd.core.clock import Clock
 from ftd.core.device import Device
 from ftd.core.file import File
 from ftd.core.ids import Ids
-from ftd.core.job import Attempt, Ending, Job, JobError, State, Want
+from ftd.core.job import Attempt, Ending, Job, JobError, Losses, State, Want, again
 from ftd.core.models import Model
 from ftd.core.schedule import LiveAttempt, Snapshot
 from ftd.store import attempts, events, files, jobs, models, servers
@@ -19,6 +20,8 @@ from ftd.store.servers import ServerRow
 CANCELLING = "Fine tuning process stopping due to job cancellation"
 STARTED = "Fine-tuning job started"
 ADMITTED = "Files validated, moving job to queued state"
+PAUSED = "Fine-tuning job paused"
+RESUMED = "Fine-tuning job resumed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ class Store:
             elif verdict is not None and jobs.move(tx, job_id, State.QUEUED, now=self.clock.now()):
                 jobs.resolve(tx, job_id, verdict.hyperparameters)
                 self.tell(tx, job_id, ADMITTED)
+                if _found(tx, job_id).want is Want.PAUSE:
+                    self._pause(tx, job_id)
 
         await self.db.write(work, about=(SCHEDULE, job_id))
 
@@ -124,6 +129,50 @@ class Store:
 
         return await self.db.write(work, about=(SCHEDULE, job_id))
 
+    async def pause(self, job_id: str) -> Job | None:
+        """Wish for a pause. A queued job has it at once; one that runs, or whose files are being
+        checked, has it when that has ended. None if it was over."""
+
+        def work(tx: Transaction) -> Job | None:
+            job = _found(tx, job_id)
+            if job.final:
+                return None
+            jobs.wish(tx, job_id, Want.PAUSE)
+            if job.state is State.QUEUED:
+                self._pause(tx, job_id)
+            return _found(tx, job_id)
+
+        return await self.db.write(work, about=(SCHEDULE, job_id))
+
+    async def resume(self, job_id: str) -> Job | None:
+        """Take back the wish for a pause, if there is one. A paused job is queued; one that still
+        stops will be, when it has. None if it was over."""
+
+        def work(tx: Transaction) -> Job | None:
+            job = _found(tx, job_id)
+            if job.final:
+                return None
+            if job.want is Want.PAUSE:
+                jobs.wish(tx, job_id, Want.RUN)
+                self.tell(tx, job_id, RESUMED)
+            if job.state is State.PAUSED:
+                jobs.move(tx, job_id, State.QUEUED, now=self.clock.now())
+            return _found(tx, job_id)
+
+        return await self.db.write(work, about=(SCHEDULE, job_id))
+
+    def _pause(self, tx: Transaction, job_id: str, why: str | None = None) -> None:
+        """Pause a job that does not run any more, unless it is over. `why`: the mishap that ended
+        its attempt before a checkpoint did."""
+        step = _found(tx, job_id).step
+        if not jobs.move(tx, job_id, State.PAUSED, now=self.clock.now()):
+            return
+        if why is None:
+            self.tell(tx, job_id, f"{PAUSED} after step {step}" if step else PAUSED)
+        else:
+            told = f"{why} The job is paused; it will go on from its last checkpoint."
+            self.tell(tx, job_id, told, level="warn")
+
     async def start(self, job_id: str, launch: str, devices: Sequence[Device]) -> Attempt | None:
         """Move a queued job to running and lease its devices, or do nothing and return None."""
 
@@ -137,41 +186,77 @@ class Store:
         return await self.db.write(work, about=(SCHEDULE, job_id))
 
     async def give_back(self, attempt: Attempt, why: str) -> None:
-        """An attempt that never began: its job waits in the queue again."""
+        """An attempt that never began: its job waits in the queue again, or pauses."""
 
         def work(tx: Transaction) -> None:
             now = self.clock.now()
-            if attempts.end(tx, attempt.id, ending=attempts.RETURNED, note=why, now=now):
-                jobs.move(tx, attempt.job, State.QUEUED, now=now)
+            if not attempts.end(tx, attempt.id, ending=attempts.RETURNED, note=why, now=now):
+                return
+            if _found(tx, attempt.job).want is Want.PAUSE:
+                self._pause(tx, attempt.job)
+            elif jobs.move(tx, attempt.job, State.QUEUED, now=now):
                 jobs.note_waits(tx, {attempt.job: why})
 
         await self.db.write(work, about=(SCHEDULE, attempt.job))
 
-    async def lose(self, attempt: Attempt, error: JobError, max_attempts: int) -> None:
-        """A trainer vanished: the job is queued again, or fails once it has had its chances."""
+    async def lose(
+        self,
+        attempt: Attempt,
+        error: JobError,
+        max_attempts: int,
+        *,
+        pause_s: float = 0.0,
+        smaller: bool = False,
+    ) -> None:
+        """A trainer vanished: the job is queued again, or fails once it has had its chances, as
+        core.job.again says.
+
+        One that was to pause is paused, and not blamed: as a rule its trainer was killed because
+        it took too long to save.
+        """
 
         def work(tx: Transaction) -> None:
             now = self.clock.now()
-            if not attempts.end(tx, attempt.id, ending=Ending.LOST, note=error.message, now=now):
+            pausing = _found(tx, attempt.job).want is Want.PAUSE
+            ending = Ending.STOPPED if pausing else Ending.LOST
+            if not attempts.end(
+                tx, attempt.id, ending=ending, note=error.message, code=error.code, now=now
+            ):
                 return
             lost = attempts.without_progress(tx, attempt.job)
-            if lost >= max_attempts:
+            losses = Losses(in_a_row=lost, starved=attempts.starved(tx, attempt.job))
+            chance = again(error, losses, attempts=max_attempts, pause_s=pause_s, smaller=smaller)
+            if pausing:
+                self._pause(tx, attempt.job, error.message)
+            elif chance is None:
                 told = replace(error, message=f"{error.message} (attempt {lost}, the last)")
                 self.fail(tx, attempt.job, told)
             elif jobs.move(tx, attempt.job, State.QUEUED, now=now):
-                self.tell(
-                    tx, attempt.job, f"{error.message} The job is queued again.", level="warn"
-                )
+                jobs.note_retry(tx, attempt.job, now + math.ceil(chance.after_s))
+                self.tell(tx, attempt.job, f"{error.message} {chance.how}", level="warn")
 
         await self.db.write(work, about=(SCHEDULE, attempt.job))
 
-    async def stopped(self, attempt: Attempt) -> None:
-        """An attempt ended because it was asked to. A job that is not over is queued again."""
+    async def stopped(self, attempt: Attempt, pause_s: float = 0.0) -> None:
+        """An attempt ended because it was asked to. Its job pauses if people want that; else the
+        machine shuts down, or they have changed their mind, and it is queued again.
+
+        That never counts against it. One that has published nothing rests `pause_s` all the same:
+        trainers that end at once must not follow each other as fast as they can.
+        """
 
         def work(tx: Transaction) -> None:
             now = self.clock.now()
-            if attempts.end(tx, attempt.id, ending=Ending.STOPPED, note=None, now=now):
-                jobs.move(tx, attempt.job, State.QUEUED, now=now)
+            if not attempts.end(tx, attempt.id, ending=Ending.STOPPED, note=None, now=now):
+                return
+            job = _found(tx, attempt.job)
+            if job.want is Want.PAUSE:
+                self._pause(tx, attempt.job)
+            elif jobs.move(tx, attempt.job, State.QUEUED, now=now):
+                if not attempts.progressed(tx, attempt.id):
+                    jobs.note_retry(tx, attempt.job, now + math.ceil(pause_s))
+                told = f"The trainer was stopped after step {job.step}. The job is queued again."
+                self.tell(tx, attempt.job, told)
 
         await self.db.write(work, about=(SCHEDULE, attempt.job))
 
@@ -203,7 +288,13 @@ class Store:
                 return False
             models.replace(tx, model)
             files.insert(tx, result)
-            jobs.note_result(tx, attempt.job, trained_tokens=trained_tokens, result_file=result.id)
+            jobs.note_result(
+                tx,
+                attempt.job,
+                model_sha256=model.sha256,
+                trained_tokens=trained_tokens,
+                result_file=result.id,
+            )
             self.tell(tx, attempt.job, f"New fine-tuned model created: {model.name}")
             self.tell(tx, attempt.job, "The job has successfully completed")
             return True
@@ -253,6 +344,7 @@ class Store:
             jobs=open_jobs,
             attempts=tuple(LiveAttempt(id=row["id"], job=row["job"]) for row in live),
             devices=tuple(devices),
+            now=self.clock.now(),
             holders={row["device"]: row["job"] for row in leases if row["job"] is not None},
             full=frozenset(
                 device.id

@@ -55,6 +55,21 @@ def server(number: int, weights: str, device: Device, **changes: object) -> Serv
     return Server(id=number, weights=weights, device=device.id, **values)  # type: ignore[arg-type]
 
 
+def test_a_lost_job_rests_and_keeps_nobody_from_its_device() -> None:
+    resting, other = job("a", 1, retry_at=105), job("b", 2)
+    why = Wait("a", "its trainer ended early; it rests before the next try")
+    assert decide(snapshot(resting, other, now=100)) == [why, Start("b", (CPU,))]
+    assert decide(snapshot(resting, now=105)) == [Start("a", (CPU,))]
+    assert decide(snapshot(resting, now=0)) == [why]
+    assert decide(snapshot(job("a", 1, retry_at=9_000), now=100)) == [Start("a", (CPU,))]
+
+
+def test_nothing_starts_on_a_full_disk() -> None:
+    why = "the disk of ftd's home is full"
+    jobs = (job("a", 1), job("b", 2, retry_at=5))
+    assert decide(snapshot(*jobs, disk_full=True)) == [Wait("a", why), Wait("b", why)]
+
+
 def test_the_oldest_of_equals_starts() -> None:
     actions = decide(snapshot(job("b", 2), job("a", 1)))
     assert actions[0] == Start("a", (CPU,))
@@ -98,6 +113,28 @@ def test_checked_files_admit_and_unchecked_ones_are_named() -> None:
 def test_an_attempt_of_a_job_that_is_over_is_stopped() -> None:
     # A job that is over has no row in the snapshot.
     assert decide(snapshot(attempts=(LiveAttempt(id=7, job="gone"),))) == [Stop(7)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "stops"),
+    [
+        ({"want": Want.RUN}, []),
+        ({"want": Want.PAUSE}, [Stop(7, save=True)]),
+        ({"want": Want.CANCEL}, [Stop(7)]),
+        ({"want": Want.PAUSE, "state": State.CANCELLED}, [Stop(7)]),
+    ],
+)
+def test_an_attempt_is_stopped_as_people_want_it(
+    changes: dict[str, object], stops: list[Action]
+) -> None:
+    running = job("a", 1, **{"state": State.RUNNING} | changes)
+    view = snapshot(running, attempts=(LiveAttempt(id=7, job="a"),), holders={"cpu": "a"})
+    assert decide(view) == stops
+
+
+def test_a_paused_job_takes_no_device_and_keeps_nobody_waiting() -> None:
+    paused = job("a", 1, priority=9, state=State.PAUSED, want=Want.PAUSE)
+    assert decide(snapshot(paused, job("b", 2))) == [Start("b", (CPU,))]
 
 
 def test_a_job_waits_for_the_end_of_its_last_attempt() -> None:

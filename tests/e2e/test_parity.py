@@ -110,6 +110,8 @@ def test_what_is_not_there_is_missed_alike(faces: Faces) -> None:
     for method, path, call, request in (
         ("GET", "/fine_tuning/jobs/x", jobs.GetJob, jobs_pb2.GetJobRequest(id="x")),
         ("POST", "/fine_tuning/jobs/x/cancel", jobs.CancelJob, jobs_pb2.CancelJobRequest(id="x")),
+        ("POST", "/fine_tuning/jobs/x/pause", jobs.PauseJob, jobs_pb2.PauseJobRequest(id="x")),
+        ("POST", "/fine_tuning/jobs/x/resume", jobs.ResumeJob, jobs_pb2.ResumeJobRequest(id="x")),
         (
             "GET",
             "/fine_tuning/jobs/x/events",
@@ -157,6 +159,15 @@ def test_a_job_tells_the_same_on_both(faces: Faces, tmp_path: Path) -> None:
             shared = rest.keys() & by_grpc.keys()
             assert {key: rest[key] for key in shared} == {key: by_grpc[key] for key in shared}
             assert not rest.keys() - by_grpc.keys()
-        over = faces.rest("POST", f"/fine_tuning/jobs/{job.id}/cancel")
+        refused = [
+            faces.rest("POST", f"/fine_tuning/jobs/{job.id}/{verb}")
+            for verb in ("cancel", "pause", "resume")
+        ]
     stub = jobs_pb2_grpc.JobsStub(faces.channel)
-    same(over, faces.grpc(stub.CancelJob, jobs_pb2.CancelJobRequest(id=job.id)))
+    for over, call, request in zip(
+        refused,
+        (stub.CancelJob, stub.PauseJob, stub.ResumeJob),
+        (jobs_pb2.CancelJobRequest, jobs_pb2.PauseJobRequest, jobs_pb2.ResumeJobRequest),
+        strict=True,
+    ):
+        same(over, faces.grpc(call, request(id=job.id)))

@@ -1,4 +1,4 @@
-"""ftctl submit, list, show, cancel and checkpoints, as processes."""
+"""ftctl submit, list, show, cancel, pause, resume and checkpoints, as processes."""
 
 import asyncio
 import json
@@ -168,6 +168,7 @@ async def test_a_job_as_json_is_the_apis(daemon: Daemon) -> None:
         "priority": 0,
         "wait_reason": "no device is free",
         "phase": None,
+        "fine_tuned_model_sha256": None,
     }
 
 
@@ -219,6 +220,29 @@ async def test_cancel_and_cancel_again(daemon: Daemon) -> None:
     assert "Job has already completed" in ran.err
 
 
+async def test_pause_and_resume(daemon: Daemon) -> None:
+    job_id = await submitted(daemon)
+    ran = await daemon.run("pause", job_id)
+    assert (ran.status, ran.out, ran.err) == (0, f"{job_id}\n", "paused\n")
+    ran = await daemon.run("resume", job_id)
+    assert (ran.status, ran.out, ran.err) == (0, f"{job_id}\n", "resumed\n")
+    assert daemon.door.jobs.rows[job_id].state is State.QUEUED
+    daemon.door.jobs.change(job_id, state=State.RUNNING, phase="training")
+    ran = await daemon.run("pause", job_id)
+    assert (ran.status, ran.out) == (0, f"{job_id}\n")
+    assert ran.err == "it pauses as soon as its checkpoint is saved\n"
+    assert "running (pausing)" in (await daemon.run("show", job_id)).out
+    daemon.door.jobs.change(job_id, state=State.VALIDATING)
+    ran = await daemon.run("pause", job_id, "-o", "json")
+    assert json.loads(ran.out)["status"] == "validating_files"
+    assert ran.err == "it pauses as soon as its files are checked\n"
+    daemon.door.jobs.finish(job_id, State.SUCCEEDED)
+    for command in ("pause", "resume"):
+        ran = await daemon.run(command, job_id)
+        assert ran.status == 1
+        assert "Job has already completed" in ran.err
+
+
 async def test_checkpoints(daemon: Daemon) -> None:
     job_id = await submitted(daemon)
     for seq in (1, 2):
@@ -249,7 +273,19 @@ async def test_checkpoints(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["show", "cancel", "checkpoints", "events", "watch", "wait", "logs", "results"]
+    "command",
+    [
+        "show",
+        "cancel",
+        "pause",
+        "resume",
+        "checkpoints",
+        "events",
+        "watch",
+        "wait",
+        "logs",
+        "results",
+    ],
 )
 async def test_a_job_that_is_not_there(daemon: Daemon, command: str) -> None:
     ran = await daemon.run(command, "ftjob-x")

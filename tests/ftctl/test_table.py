@@ -86,6 +86,7 @@ ROWS = {
                 temperature_celsius=61,
                 power_watts=650,
                 job_id=JOB,
+                withheld="30.0 GiB of its memory are in use and belong to no process",
             )
         ],
     ),

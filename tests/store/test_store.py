@@ -191,6 +191,7 @@ async def test_success_is_all_or_nothing(store: Store) -> None:
     assert job is not None
     assert (job.state, job.fine_tuned_model) == (State.SUCCEEDED, model.name)
     assert (job.trained_tokens, job.result_file) == (5, "file-2")
+    assert job.fine_tuned_model_sha256 == model.sha256
     assert (await told(store))[-2:] == [
         f"New fine-tuned model created: {model.name}",
         "The job has successfully completed",

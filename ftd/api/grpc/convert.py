@@ -29,6 +29,7 @@ def job(value: Job, organization: str) -> jobs_pb2.Job:
         estimated_finish=value.estimated_finish,
         model=value.model,
         fine_tuned_model=value.fine_tuned_model,
+        fine_tuned_model_sha256=value.fine_tuned_model_sha256,
         organization_id=organization,
         status=value.state.value,
         training_file=value.training_file,
@@ -44,7 +45,7 @@ def job(value: Job, organization: str) -> jobs_pb2.Job:
         suffix=None if value.suffix is None else _text(value.suffix),
         priority=value.priority,
         wait_reason=value.wait_reason,
-        phase=value.phase,
+        phase=value.doing,
         step=value.step,
         total_steps=value.total_steps,
         hyperparameter_reasons=resolved.reasons if resolved else (),
@@ -146,6 +147,7 @@ def device(value: Reading) -> node_pb2.Device:
         power_watts=value.power_watts,
         job_id=value.holder,
         models=map(_text, value.serves),
+        withheld=value.withheld,
     )
 
 

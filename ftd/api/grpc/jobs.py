@@ -48,6 +48,12 @@ class JobsFace(jobs_pb2_grpc.JobsServicer):
     async def CancelJob(self, request: jobs_pb2.CancelJobRequest, context: Any) -> jobs_pb2.Job:
         return self._job(await self._jobs.cancel(actor(), request.id))
 
+    async def PauseJob(self, request: jobs_pb2.PauseJobRequest, context: Any) -> jobs_pb2.Job:
+        return self._job(await self._jobs.pause(actor(), request.id))
+
+    async def ResumeJob(self, request: jobs_pb2.ResumeJobRequest, context: Any) -> jobs_pb2.Job:
+        return self._job(await self._jobs.resume(actor(), request.id))
+
     async def ListEvents(
         self, request: jobs_pb2.ListEventsRequest, context: Any
     ) -> jobs_pb2.ListEventsResponse:

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from ftd.core.errors import FtdError, Kind, invalid
 
+RETRY_S = "30"
 TOLD = 5  # faults of one request that its answer names
 
 _CODES = {"missing": "missing_required_parameter"}
@@ -30,11 +31,13 @@ class ErrorBody(BaseModel):
 
 
 def response(error: FtdError, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer to a failed request; 401 says how to do better."""
+    """The answer to a failed request; 401 says how to do better, and a full disk when."""
     kind = error.kind
     extra = dict(headers or {})
     if kind is Kind.UNAUTHENTICATED:
         extra["WWW-Authenticate"] = 'Bearer realm="ftd"'
+    if kind is Kind.NO_SPACE:
+        extra.setdefault("Retry-After", RETRY_S)  # it heals by itself when there is space
     return JSONResponse(body(error).model_dump(), status_code=kind.http_status, headers=extra)
 
 

@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs: create, list, look at, cancel."""
+"""/v1/fine_tuning/jobs: create, list, look at, cancel, pause, resume."""
 
 from typing import Annotated
 
@@ -75,6 +75,21 @@ async def retrieve(fine_tuning_job_id: str, door: TheDoor, caller: Caller) -> sc
 async def cancel(fine_tuning_job_id: str, door: TheDoor, caller: Caller) -> schema.Job:
     """Cancelled at once; the trainer ends behind the answer."""
     job = await door.jobs.cancel(caller, fine_tuning_job_id)
+    return schema.job(job, door.jobs.organization)
+
+
+@router.post("/{fine_tuning_job_id}/pause", operation_id="pauseFineTuningJob")
+async def pause(fine_tuning_job_id: str, door: TheDoor, caller: Caller) -> schema.Job:
+    """Paused at once where it has not begun; a running one is, when its checkpoint is
+    published."""
+    job = await door.jobs.pause(caller, fine_tuning_job_id)
+    return schema.job(job, door.jobs.organization)
+
+
+@router.post("/{fine_tuning_job_id}/resume", operation_id="resumeFineTuningJob")
+async def resume(fine_tuning_job_id: str, door: TheDoor, caller: Caller) -> schema.Job:
+    """Queued again; it goes on from its checkpoint."""
+    job = await door.jobs.resume(caller, fine_tuning_job_id)
     return schema.job(job, door.jobs.organization)
 
 

@@ -3,7 +3,8 @@
 A client in strict mode accepts `error: null` and refuses `error: {}`, refuses a null for
 `hyperparameters`, `organization_id` and `result_files`, and wants whole seconds. Ours beside
 OpenAI's, on a job: `user_provided_suffix` (the real API sends it too), `priority`, `wait_reason`
-(why it waits, a sentence), `phase` (what a running job does).
+(why it waits, a sentence), `phase` (what a running job does), `fine_tuned_model_sha256` (of all its
+files: two jobs that show the same made the same).
 """
 
 from collections.abc import Mapping
@@ -73,6 +74,7 @@ class Job(_Answer):
     priority: int
     wait_reason: str | None
     phase: str | None
+    fine_tuned_model_sha256: str | None
 
 
 class Event(_Answer):
@@ -184,7 +186,8 @@ def job(row: jobs.Job, organization: str) -> Job:
         user_provided_suffix=row.suffix,
         priority=row.priority,
         wait_reason=row.wait_reason,
-        phase=row.phase,
+        phase=row.doing,
+        fine_tuned_model_sha256=row.fine_tuned_model_sha256,
     )
 
 

@@ -14,7 +14,7 @@ from ftd.config import Settings
 from ftd.core.device import Device, Reading
 from ftd.core.errors import FtdError, Kind, invalid, no_such_file, no_such_job
 from ftd.core.file import RESULTS, File, FileStatus
-from ftd.core.job import FINAL, Checkpoint, Event, Job, State
+from ftd.core.job import FINAL, Checkpoint, Event, Job, State, Want
 from ftd.core.models import tuned_name
 from ftd.service.jobs import CreateJob, MetadataFilter
 from ftd.service.keys import Actor, Keys
@@ -131,12 +131,27 @@ class FakeJobs:
         return newest(rows, after, limit, 20)
 
     async def cancel(self, actor: Actor, job_id: str) -> Job:
-        if (await self.get(actor, job_id)).final:
-            raise FtdError(
-                Kind.CONFLICT, f"Job has already completed: {job_id}", param="fine_tune_id"
-            )
+        self._open(await self.get(actor, job_id))
         self.finish(job_id, State.CANCELLED)
         return self.rows[job_id]
+
+    async def pause(self, actor: Actor, job_id: str) -> Job:
+        job = self._open(await self.get(actor, job_id))
+        if job.state is State.QUEUED:
+            return self.change(job_id, want=Want.PAUSE, state=State.PAUSED, wait_reason=None)
+        return self.change(job_id, want=Want.PAUSE)
+
+    async def resume(self, actor: Actor, job_id: str) -> Job:
+        job = self._open(await self.get(actor, job_id))
+        state = State.QUEUED if job.state is State.PAUSED else job.state
+        return self.change(job_id, want=Want.RUN, state=state)
+
+    def _open(self, job: Job) -> Job:
+        if job.final:
+            raise FtdError(
+                Kind.CONFLICT, f"Job has already completed: {job.id}", param="fine_tune_id"
+            )
+        return job
 
     async def events(
         self, actor: Actor, job_id: str, *, after: str | None, limit: int | None

@@ -91,6 +91,29 @@ async def test_cancel_and_cancel_again(tmp_path: Path) -> None:
     assert details == f"Job has already completed: {job.id}"
 
 
+async def test_pause_and_resume_again_and_again(tmp_path: Path) -> None:
+    async with served(tmp_path) as (door, _, channel):
+        job = await create(door, channel)
+        pause = jobs_pb2.PauseJobRequest(id=job.id)
+        resume = jobs_pb2.ResumeJobRequest(id=job.id)
+        for _ in range(2):
+            paused = await jobs(channel).PauseJob(pause, metadata=BEARER)
+            assert paused.status == "paused"
+        for _ in range(2):
+            resumed = await jobs(channel).ResumeJob(resume, metadata=BEARER)
+            assert resumed.status == "queued"
+        door.jobs.change(job.id, state=State.RUNNING, phase="training")
+        paused = await jobs(channel).PauseJob(pause, metadata=BEARER)
+        assert (paused.status, paused.phase) == ("running", "pausing")
+        resumed = await jobs(channel).ResumeJob(resume, metadata=BEARER)
+        assert (resumed.status, resumed.phase) == ("running", "training")
+        door.jobs.finish(job.id, State.SUCCEEDED)
+        for call, request in ((jobs(channel).PauseJob, pause), (jobs(channel).ResumeJob, resume)):
+            code, details, _ = await refused(call(request, metadata=BEARER))
+            assert code is grpc.StatusCode.FAILED_PRECONDITION
+            assert details == f"Job has already completed: {job.id}"
+
+
 async def test_a_failed_job_shows_its_error(tmp_path: Path) -> None:
     async with served(tmp_path) as (door, _, channel):
         job = await create(door, channel)

@@ -18,6 +18,7 @@ from ftd.core.file import RESULTS, File, FileStatus
 from ftd.core.ids import Ids
 from ftd.core.models import Model, ModelKind
 from ftd.host.home import Home
+from ftd.host.space import Space
 from ftd.launch.local import LocalLauncher
 from ftd.metrics import Metrics
 from ftd.service.chat import Chat
@@ -57,6 +58,7 @@ class Face:
     server: RunningServer
     pool: ScriptedPool
     handoff: ScriptedHandoff
+    space: Space
     observed: list[tuple[str, str, int, float]] = field(default_factory=list)
 
     @property
@@ -121,11 +123,14 @@ async def serving(settings: config.Settings) -> AsyncIterator[Face]:
         store = Store(database, HandClock(), Ids(random.Random(1).randbytes))
         pool, handoff = ScriptedPool(), ScriptedHandoff()
         taken_over = settings.serving.backend != "embedded"
-        rooms = FileRooms(store=store, home=home, limits=settings.limits, metrics=metrics)
+        space = Space(home.root, 0)
+        rooms = FileRooms(
+            store=store, home=home, limits=settings.limits, metrics=metrics, space=space
+        )
         door = Door(
             keys=Keys(KEY),
             files=Files(rooms),
-            jobs=Jobs(store, settings, LocalLauncher(home.root), bell),
+            jobs=Jobs(store, settings, LocalLauncher(home.root), bell, space),
             models=Models(store, home, settings),
             node=Node(store, home, metrics, (), lambda _devices: ()),
             chat=Chat(store, settings, pool, handoff if taken_over else None),
@@ -135,7 +140,7 @@ async def serving(settings: config.Settings) -> AsyncIterator[Face]:
         observed: list[tuple[str, str, int, float]] = []
         server = await serve(door, "127.0.0.1", 0, lambda *seen: observed.append(seen))
         stack.push_async_callback(server.stop)
-        face = Face(door, store, home, server, pool, handoff, observed)
+        face = Face(door, store, home, server, pool, handoff, space, observed)
         await face.put_model(BASE, ModelKind.BASE)
         yield face
 

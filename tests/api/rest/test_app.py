@@ -16,6 +16,8 @@ SURFACE = {
     "listPaginatedFineTuningJobs": ("GET", "/v1/fine_tuning/jobs"),
     "retrieveFineTuningJob": ("GET", "/v1/fine_tuning/jobs/{fine_tuning_job_id}"),
     "cancelFineTuningJob": ("POST", "/v1/fine_tuning/jobs/{fine_tuning_job_id}/cancel"),
+    "pauseFineTuningJob": ("POST", "/v1/fine_tuning/jobs/{fine_tuning_job_id}/pause"),
+    "resumeFineTuningJob": ("POST", "/v1/fine_tuning/jobs/{fine_tuning_job_id}/resume"),
     "listFineTuningEvents": ("GET", "/v1/fine_tuning/jobs/{fine_tuning_job_id}/events"),
     "listFineTuningJobCheckpoints": (
         "GET", "/v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints"

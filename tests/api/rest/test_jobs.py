@@ -21,6 +21,7 @@ REQUIRED = {
     "organization_id", "status", "training_file", "validation_file", "result_files",
     "trained_tokens", "hyperparameters", "method", "error", "seed", "integrations", "metadata",
     "user_provided_suffix", "priority", "wait_reason", "phase",
+    "fine_tuned_model_sha256",
 }  # fmt: skip
 AUTO = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
 
@@ -250,6 +251,49 @@ async def test_cancel_once(
     assert bare.status_code == 404
 
 
+async def test_pause_and_resume(face: Face, http: httpx2.AsyncClient, training: str) -> None:
+    job_id = (await create(http, training)).json()["id"]
+
+    async def asked(verb: str) -> dict[str, Any]:
+        """As the SDK asks: a POST without a body."""
+        answer = await http.post(
+            f"/v1/fine_tuning/jobs/{job_id}/{verb}", headers={"Content-Length": "0"}
+        )
+        assert answer.status_code == 200
+        return answer.json()  # type: ignore[no-any-return]
+
+    for verb, status in (("resume", "queued"), ("pause", "paused"), ("resume", "queued")):
+        for _ in range(2):
+            assert (await asked(verb))["status"] == status
+    attempt = await face.store.start(job_id, "run-1", [CPU])
+    assert attempt is not None
+    pausing = await asked("pause")
+    assert (pausing["status"], pausing["phase"]) == ("running", "pausing")
+    await face.store.stopped(attempt)
+    got = (await http.get(f"/v1/fine_tuning/jobs/{job_id}")).json()
+    assert (got["status"], got["phase"], got["finished_at"]) == ("paused", None, None)
+    events = (await http.get(f"/v1/fine_tuning/jobs/{job_id}/events")).json()["data"]
+    assert [event["message"] for event in events[:3]] == [
+        "Fine-tuning job paused",
+        "Fine-tuning job resumed",
+        "Fine-tuning job paused",
+    ]
+    assert (await asked("cancel"))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+async def test_what_is_over_or_nowhere_is_neither_paused_nor_resumed(
+    client: openai.AsyncOpenAI, training: str, verb: str
+) -> None:
+    job = await client.fine_tuning.jobs.create(model=BASE, training_file=training)
+    await client.fine_tuning.jobs.cancel(job.id)
+    call = getattr(client.fine_tuning.jobs, verb)
+    with pytest.raises(openai.BadRequestError, match=f"already completed: {job.id}"):
+        await call(job.id)
+    with pytest.raises(openai.NotFoundError, match="Could not find fine tune"):
+        await call("ftjob-nobody")
+
+
 async def test_a_failed_job_says_why(client: openai.AsyncOpenAI) -> None:
     few = await client.files.create(file=("a.jsonl", conversations(3)), purpose="fine-tune")
     job = await client.fine_tuning.jobs.create(model=BASE, training_file=few.id)
@@ -269,6 +313,8 @@ async def test_a_job_that_ran(
 
     done = await client.fine_tuning.jobs.retrieve(job.id)
     assert (done.status, done.fine_tuned_model, done.trained_tokens) == ("succeeded", tuned, 480)
+    assert done.model_extra is not None
+    assert done.model_extra["fine_tuned_model_sha256"] == "0" * 64
     assert done.result_files == ["file-result-1"]
     assert done.finished_at is not None
 
