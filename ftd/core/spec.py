@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 TOKENS = "tokens"  # below a run's out/: what a trainer makes of its files, and needs to its end
+CHECKPOINTS = "checkpoints"  # beside it: what a trainer publishes, each as step-<N>
 
 
 class _Spec(BaseModel):
@@ -58,6 +59,9 @@ class TrainSpec(_Spec):
     dtype: Literal["float32", "bfloat16"]
     threads: int = Field(ge=1)
     resume: str | None = None  # a published checkpoint to go on from
+    resume_else: tuple[str, ...] = ()  # older ones, newest first, for when that one is damaged
+    checkpoint_every_steps: int = Field(0, ge=0)  # between the ends of epochs; 0: none by steps
+    checkpoint_every_s: float = Field(0.0, ge=0)  # and by the clock, which decides no bit
 
 
 class ServeSpec(_Spec):

@@ -1,6 +1,10 @@
 """What an attempt is told: the spec, resolved once per job, and the inputs that go with it."""
 
+import asyncio
 import hashlib
+import os
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,8 +17,14 @@ from ftd.core.models import Model, is_full, unfit
 from ftd.core.spec import Optimizer, TrainSpec
 from ftd.host.home import Home
 from ftd.launch.base import Assignment
-from ftd.store import checkpoints, jobs, models
+from ftd.store import attempts, checkpoints, events, jobs, models
+from ftd.store.checkpoints import ResumePoint
+from ftd.store.db import Transaction
 from ftd.store.store import Store
+
+MIN_PASS = 8  # tokens: what the configuration allows at least
+
+MANIFEST_BYTES = 2**20  # thousands of files
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +48,33 @@ async def plan(
     kept = await jobs.spec(store.db, job.id)
     if kept is None and (reason := unfit(given, full=training.full)) is not None:
         raise invalid(reason, code="model_not_available", param="model")
-    resume = await _resume_point(store, home, job)
+    points = await _resume_points(store, home, job)
     spec = (
         _spec(training, job, given, base, device)
         if kept is None
         else TrainSpec.model_validate_json(kept)
     )
+    resume = [f"in/{name}" for name in _names(points)]
     spec = spec.model_copy(
-        update={"attempt": attempt.number, "resume": None if resume is None else "in/resume"}
+        update={
+            "attempt": attempt.number,
+            "resume": resume[0] if resume else None,
+            "resume_else": tuple(resume[1:]),
+            "checkpoint_every_steps": training.checkpoint_every_steps,
+            "checkpoint_every_s": 60 * training.checkpoint_every_minutes,
+        }
     )
     if kept is None:
         await store.db.write(lambda tx: jobs.keep_spec(tx, job.id, spec.model_dump_json()))
+    if await attempts.starvations(store.db, job.id):
+        spec = _smaller(spec)
     return Plan(
         spec=spec,
         assignment=Assignment(
             job=job.id,
             attempt=attempt.number,
             spec=spec.model_dump_json().encode(),
-            inputs=_inputs(home, job, given, base, resume),
+            inputs=_inputs(home, job, given, base, points),
             devices=(device,),
         ),
     )
@@ -90,6 +109,13 @@ def _spec(training: Training, job: Job, given: Model, base: Model, device: Devic
     )
 
 
+def _smaller(spec: TrainSpec) -> TrainSpec:
+    """With half the memory for a pass, because the host has run out of it. The batch stays."""
+    tokens = max(spec.micro_batch_tokens // 2, MIN_PASS)
+    memory = None if spec.memory_bytes is None else spec.memory_bytes // 2
+    return spec.model_copy(update={"micro_batch_tokens": tokens, "memory_bytes": memory})
+
+
 def dtype(training: Training, device: Device) -> Literal["float32", "bfloat16"]:
     """What a job computes in on this device."""
     if training.dtype != "auto":
@@ -104,7 +130,7 @@ def context_tokens(base: Model) -> int:
 
 
 def _inputs(
-    home: Home, job: Job, given: Model, base: Model, resume: Path | None
+    home: Home, job: Job, given: Model, base: Model, points: Sequence[ResumePoint]
 ) -> dict[str, Path]:
     inputs = {"training.jsonl": home.file(job.training_file)}
     if job.validation_file:
@@ -114,24 +140,55 @@ def _inputs(
         inputs["model"] = home.root / base.path
     else:
         inputs["model"] = home.root / given.path
-    if resume is not None:
-        inputs["resume"] = resume
-    return inputs
+    places = [home.root / point.path for point in points]
+    return inputs | dict(zip(_names(points), places, strict=True))
 
 
-async def _resume_point(store: Store, home: Home, job: Job) -> Path | None:
-    """The newest checkpoint whose manifest is the one that was published."""
-    for point in await checkpoints.resume_points(store.db, job.id):
-        directory = home.root / point.path
-        if manifest_sha256(directory) == point.sha256:
-            return directory
-    return None
+def _names(points: Sequence[ResumePoint]) -> list[str]:
+    """What the checkpoints to go on from are called among the inputs."""
+    return ["resume", *(f"resume-{point.step}" for point in points[1:])][: len(points)]
+
+
+async def _resume_points(store: Store, home: Home, job: Job) -> tuple[ResumePoint, ...]:
+    """The checkpoints whose manifest is the one that was published, newest first.
+
+    The trainer hashes their files, gigabytes perhaps, and goes on from the first that is whole:
+    they are linked to it, so that more of them cost nothing. People are told of those lost.
+    """
+    points = await checkpoints.resume_points(store.db, job.id)
+    found = await asyncio.to_thread(
+        lambda: [manifest_sha256(home.root / point.path) for point in points]
+    )
+    judged = list(zip(points, found, strict=True))
+    lost = [point.step for point, sha256 in judged if sha256 != point.sha256]
+    if lost:
+        await store.db.write(lambda tx: _note_lost(store, tx, job.id, lost), about=(job.id,))
+    return tuple(point for point, sha256 in judged if sha256 == point.sha256)
+
+
+def _note_lost(store: Store, tx: Transaction, job_id: str, steps: Sequence[int]) -> None:
+    for step in steps:
+        message = (
+            f"The checkpoint of step {step} is damaged: its manifest is missing or is not the one "
+            "that was published. It is not used."
+        )
+        if not events.told(tx, job_id, message):
+            store.tell(tx, job_id, message, level="warn")
+        checkpoints.forget(tx, job_id, step)
 
 
 def manifest_sha256(checkpoint: Path) -> str | None:
     """The hash of a checkpoint's manifest, or None where there is none. The files that it names
-    are hashed by whoever loads them."""
+    are hashed by whoever loads them.
+
+    A trainer wrote it: what is a link, a pipe, a device or too long is none.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        return hashlib.sha256((checkpoint / "MANIFEST.json").read_bytes()).hexdigest()
+        with os.fdopen(os.open(checkpoint / "MANIFEST.json", flags), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            data = file.read(MANIFEST_BYTES + 1)
     except OSError:
         return None
+    return hashlib.sha256(data).hexdigest() if len(data) <= MANIFEST_BYTES else None

@@ -35,7 +35,12 @@ async def publish(store: Store, home: Home, attempt: Attempt, done: wire.Done) -
         return
     source = _contents(home.root / point.path)
     target = home.adapter(job.minted)
-    sha256 = await asyncio.to_thread(_publish_model, source, target)
+    try:
+        sha256 = await asyncio.to_thread(_publish_model, source, target)
+    except (FileNotFoundError, ValueError) as error:
+        message = f"The checkpoint of step {done.step} holds no model that can be kept: {error}"
+        await store.failed(attempt, JobError(code="protocol_error", message=message))
+        return
     csv = await asyncio.to_thread(_csv, await events.all_steps(store.db, job.id))
     file_id = store.ids.file()
     await asyncio.to_thread(_publish_file, csv, home.file(file_id), home.incoming)
@@ -78,12 +83,20 @@ def _contents(checkpoint: Path) -> Path:
 
 
 def _publish_model(source: Path, target: Path) -> str:
-    """Put the model at its place, whole or not at all; returns its hash."""
+    """Put the model at its place, whole or not at all; returns its hash.
+
+    Raises ValueError for links, pipes and devices in it, FileNotFoundError where there is none.
+    """
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     if not target.exists():
-        blobs.link_or_copy(source, temporary)
-        blobs.publish(temporary, target)
+        if source.is_symlink():
+            raise ValueError(f"{source} is a symbolic link")
+        try:
+            blobs.link_or_copy(source, temporary)
+            blobs.publish(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return blobs.tree_sha256(target)
 
 

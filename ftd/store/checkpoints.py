@@ -54,6 +54,40 @@ def publish(
     return Published(fresh=known is None, named=model is not None and not listed)
 
 
+def thin(tx: Transaction, job_id: str, step: int) -> None:
+    """Forget the resume points that the checkpoint of `step` makes needless: all before the one
+    before it. So there are always two, and a damaged one costs no more than a few steps."""
+    tx.execute(
+        "DELETE FROM checkpoints WHERE job = :job AND model IS NULL AND step < "
+        "(SELECT max(step) FROM checkpoints WHERE job = :job AND step < :step)",
+        {"job": job_id, "step": step},
+    )
+
+
+def forget_after(tx: Transaction, job_id: str, step: int) -> None:
+    """Forget the resume points after `step`, from which a trainer went on: it found none good."""
+    tx.execute(
+        "DELETE FROM checkpoints WHERE job = ? AND model IS NULL AND step > ?", (job_id, step)
+    )
+
+
+def forget(tx: Transaction, job_id: str, step: int) -> None:
+    """Forget a resume point that is lost. A model's checkpoint stays: it is made again."""
+    tx.execute(
+        "DELETE FROM checkpoints WHERE job = ? AND model IS NULL AND step = ?", (job_id, step)
+    )
+
+
+def forget_over(tx: Transaction) -> None:
+    """Forget the resume points of jobs that are over: nothing goes on from them."""
+    tx.execute(
+        "DELETE FROM checkpoints WHERE model IS NULL AND EXISTS "
+        "(SELECT 1 FROM jobs WHERE jobs.id = checkpoints.job AND finished_at IS NOT NULL) "
+        "AND NOT EXISTS "
+        "(SELECT 1 FROM attempts WHERE attempts.job = checkpoints.job AND ended_at IS NULL)"
+    )
+
+
 async def page(
     db: Database, job_id: str, *, after: str | None, limit: int
 ) -> tuple[Checkpoint, ...]:

@@ -90,6 +90,12 @@ def step_values(tx: Transaction, job_id: str, step: int) -> dict[str, float]:
     return {} if row is None else json.loads(row["data"])
 
 
+async def furthest(db: Database, job_id: str) -> int:
+    """The highest step that was told of a job; 0 before its first."""
+    rows = await db.rows("SELECT max(step) AS step FROM events WHERE job = ?", (job_id,))
+    return rows[0]["step"] or 0
+
+
 async def all_steps(db: Database, job_id: str) -> list[str]:
     """Every step's last values as their JSON, in order."""
     rows = await db.rows(f"{_LAST} IS NOT NULL ORDER BY events.step", (job_id,))

@@ -52,12 +52,14 @@ class Manifest(_Record):
 
 class Progress(_Record):
     """Where training stands: after `step`, with `epoch` epochs complete and `position` batches
-    taken of the next one. `micro_batch_tokens` is what was found to fit."""
+    taken of the next one. `micro_batch_tokens` is what was found to fit; `bad_steps` how many in a
+    row, up to this one, were no numbers."""
 
     step: int
     epoch: int
     position: int
     micro_batch_tokens: int
+    bad_steps: int = 0
 
 
 class _State(_Record):
@@ -102,13 +104,14 @@ def verify(directory: Path) -> Manifest:
         manifest = Manifest.model_validate_json((directory / MANIFEST).read_bytes())
         found = {file.name: file for file in _files(directory)}
     except (OSError, ValidationError) as error:
-        raise _damaged(f"its manifest cannot be read ({error})") from error
+        raise _damaged(directory.name, f"its manifest cannot be read ({error})") from error
     listed = {file.name: file for file in manifest.files}
+    which = f"of step {manifest.step}"
     for name in sorted(listed.keys() | found.keys()):
         if name not in found:
-            raise _damaged(f"{name} is missing")
+            raise _damaged(which, f"{name} is missing")
         if listed.get(name) != found[name]:
-            raise _damaged(f"{name} is not as it was published")
+            raise _damaged(which, f"{name} is not as it was published")
     return manifest
 
 
@@ -169,9 +172,6 @@ def _files(directory: Path) -> Iterator[File]:
         yield File(name=name, size=path.stat().st_size, sha256=digest)
 
 
-def _damaged(fault: str) -> FtdError:
-    return FtdError(
-        Kind.INTERNAL,
-        f"The checkpoint to resume from is damaged: {fault}.",
-        code="invalid_checkpoint",
-    )
+def _damaged(which: str, fault: str) -> FtdError:
+    message = f"The checkpoint {which} is damaged: {fault}."
+    return FtdError(Kind.INTERNAL, message, code="invalid_checkpoint")

@@ -14,19 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from ftd.core.errors import FtdError, invalid
-from ftd.core.spec import TrainSpec
+from ftd.core.spec import CHECKPOINTS, TrainSpec
 from ftd.core.wire import Done, Fact, Notice, Phase, Saved, Step, Stopped, finite
 from ftd.worker import pretrained
+from ftd.worker.durable import lacks_space
 from ftd.worker.report import Asked
 from ftd.worker.train import checkpoint
 from ftd.worker.train.compute.tree import Tree
 from ftd.worker.train.data import Row, TokenFile
 from ftd.worker.train.evaluate import Evaluation, evaluate
 from ftd.worker.train.packing import Padded
-from ftd.worker.train.prepare import Interrupted, Pulse, Run, prepare
+from ftd.worker.train.prepare import Interrupted, Pulse, Run, choose, prepare
 from ftd.worker.train.schedule import cycled
 
-CHECKPOINTS = "checkpoints"
+FULL_S = 1.0  # after the first time that the disk was full, then twice as long,
+LONGEST_FULL_S = 60.0  # at the most
 MAX_BAD_STEPS = 3  # steps in a row without a finite loss and gradient
 
 
@@ -41,13 +43,16 @@ def attempt(
 
     Raises FtdError for what people can mend, and whatever goes wrong otherwise.
     """
-    begun = checkpoint.verify(root / spec.resume).step if spec.resume is not None else 0
+    spec, begun = choose(spec, root, report)
     try:
         return train(prepare(spec, root, report, asked, loader))
     except Interrupted:
         return Stopped(step=begun)
     except torch.OutOfMemoryError as error:
-        message = "The device's memory is too small for the model and what training adds to it."
+        message = (
+            "The device's memory is too small for the model and what training adds to it. "
+            "A smaller model would fit, or an adapter (LoRA) where every weight was to be trained."
+        )
         raise invalid(message, code="out_of_memory") from error
 
 
@@ -77,7 +82,7 @@ def train(run: Run) -> Done | Stopped:
             seconds=seconds,
         )
         run.report(fact.model_copy(update=_validate(run, step)))
-        if run.plan.ends_epoch(step):
+        if run.plan.ends_epoch(step) or _due(run):
             _save(run)
             if step < run.plan.total_steps:
                 run.report(Phase(name="training"))
@@ -147,11 +152,13 @@ def _forward_backward(run: Run, batch: Batch) -> Outcome:
     The loss is sum(weight * nll) / sum(weight) over the whole batch, whatever passes it is
     computed in: a mean of the passes' means would favour the tokens of small ones.
     """
+    pulse = Pulse("training", run.report)
 
     def accumulate(passes: list[Tree | Padded]) -> tuple[Tensor, Tensor]:
         run.optimizer.zero_grad(set_to_none=True)
         nll, hits = [], []
         for work in passes:
+            pulse()
             score = run.model.scorer.score(work)
             torch.autograd.backward(score.nll / batch.weight)
             nll.append(score.nll.detach())
@@ -207,6 +214,14 @@ def _evaluate(run: Run, examples: Sequence[int]) -> Evaluation:
     return evaluate(run.model, run.validation, examples, run.budget, pulse)
 
 
+def _due(run: Run) -> bool:
+    """Whether it is time for a resume point. The clock decides when one is written, and no bit of
+    what is learnt."""
+    steps, seconds = run.spec.checkpoint_every_steps, run.spec.checkpoint_every_s
+    by_steps = steps > 0 and run.step % steps == 0
+    return by_steps or (seconds > 0 and time.monotonic() - run.saved_at >= seconds)
+
+
 def _save(run: Run) -> None:
     """Publish a checkpoint of the last step taken, unless there is one already."""
     if run.saved == run.step:
@@ -216,10 +231,14 @@ def _save(run: Run) -> None:
     run.report(Phase(name="saving"))
     epoch, position = run.plan.place(run.step)
     progress = checkpoint.Progress(
-        step=run.step, epoch=epoch, position=position, micro_batch_tokens=run.budget.tokens
+        step=run.step,
+        epoch=epoch,
+        position=position,
+        micro_batch_tokens=run.budget.tokens,
+        bad_steps=run.bad_steps,
     )
-    published = checkpoint.publish(run.out / CHECKPOINTS, progress, run.model, run.optimizer)
-    run.saved = run.step
+    published = _publish(run, progress)
+    run.saved, run.saved_at = run.step, time.monotonic()
     run.report(
         Saved(
             step=run.step,
@@ -230,6 +249,33 @@ def _save(run: Run) -> None:
             epoch_end=run.step > 0 and position == 0,
         )
     )
+
+
+def _publish(run: Run, progress: checkpoint.Progress) -> checkpoint.Published:
+    """A full disk is waited for, later each time, so that no step is lost for want of space. Raises
+    Interrupted when asked to stop meanwhile without a checkpoint."""
+    rest_s = FULL_S
+    while True:
+        try:
+            return checkpoint.publish(run.out / CHECKPOINTS, progress, run.model, run.optimizer)
+        except Exception as error:
+            if not lacks_space(error):
+                raise
+        if rest_s == FULL_S:
+            message = f"The disk is full: the checkpoint of step {progress.step} waits for space."
+            run.report(Notice(level="warn", message=message))
+        _rest(run, rest_s)
+        rest_s = min(2 * rest_s, LONGEST_FULL_S)
+
+
+def _rest(run: Run, seconds: float) -> None:
+    pulse = Pulse("saving", run.report)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if run.asked.stop and not run.asked.save:
+            raise Interrupted
+        time.sleep(0.1)
+        pulse()
 
 
 def _stop(run: Run) -> Stopped:

@@ -5,7 +5,7 @@ attempt stood.
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.optim import AdamW, Optimizer
 
-from ftd.core.errors import invalid
+from ftd.core.errors import FtdError, invalid
 from ftd.core.memory import fit
 from ftd.core.spec import TOKENS, TrainSpec
 from ftd.core.wire import Fact, Notice, Phase, Prepared, Resumed
@@ -35,7 +35,8 @@ HEARTBEAT_S = 10.0  # long work says at least this often that it goes on
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """An attempt under way. `step` is the last one taken; `saved` the last one published."""
+    """An attempt under way. `step` is the last one taken; `saved` the last one published, and
+    `saved_at` when that was on the monotonic clock."""
 
     spec: TrainSpec
     plan: Plan
@@ -49,11 +50,28 @@ class Run:
     asked: Asked
     step: int = 0
     saved: int | None = None
+    saved_at: float = field(default_factory=time.monotonic)
     bad_steps: int = 0
 
 
 class Interrupted(Exception):
     """A stop was asked for in the middle of work that leaves nothing to save."""
+
+
+def choose(spec: TrainSpec, root: Path, report: Callable[[Fact], None]) -> tuple[TrainSpec, int]:
+    """The spec that resumes from the newest of its checkpoints that is as it was published, or
+    from none, and that one's step. People are told of each that is damaged."""
+    places = [spec.resume, *spec.resume_else] if spec.resume is not None else []
+    for place in places:
+        try:
+            step = checkpoint.verify(root / place).step
+        except FtdError as error:
+            report(Notice(level="warn", message=f"{error.message} It is not used."))
+        else:
+            return spec.model_copy(update={"resume": place}), step
+    if places:
+        report(Resumed(step=0))  # all of them are of no use, and it begins anew
+    return spec.model_copy(update={"resume": None}), 0
 
 
 def prepare(
@@ -242,5 +260,7 @@ def _resume(run: Run, directory: Path) -> None:
             code="invalid_checkpoint",
         )
     run.step = run.saved = progress.step
-    run.budget.tokens = progress.micro_batch_tokens
+    # The smaller one, where memory has become short since.
+    run.budget.tokens = min(run.budget.tokens, progress.micro_batch_tokens)
+    run.bad_steps = progress.bad_steps
     run.report(Resumed(step=progress.step))

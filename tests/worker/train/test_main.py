@@ -174,3 +174,18 @@ def test_it_does_not_start_for_another_parent(tmp_path: Path) -> None:
     )
     assert ended.returncode == 1
     assert "not its shim 1" in ended.stderr
+
+
+def test_a_trainer_writes_its_stack_when_it_is_asked_and_goes_on(
+    new_job: NewJob, start: Callable[[Path], Shim], tmp_path: Path
+) -> None:
+    job = new_job(n_epochs=20)
+    shim = start(job.root)
+    shim.assign(job.spec.job, job.spec)
+    shim.hear(Step)
+    os.kill(shim.process.pid, signal.SIGUSR1)
+    assert shim.hear(Done).step == 60
+    log = (tmp_path / "log").read_text()
+    assert "Current thread" in log
+    assert "(most recent call first)" in log
+    assert ' in attempt\n  File "' in log
