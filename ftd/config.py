@@ -55,11 +55,15 @@ class Limits(_Section):
     check_memory_bytes: int = Field(2 * 2**30, ge=2**28)
     """The address space of the process that checks a file."""
     log_bytes: int = Field(16 * 2**20, ge=2**16)
-    """The size at which a worker's log is rotated; one older part is kept."""
+    """The size at which a worker's log is rotated; the first part and the last two are kept."""
     watchers: int = Field(256, ge=1)
     """How many event streams may be open at once."""
     cache_bytes: int = Field(20 * 2**30, ge=0)
     """Tokens of files that are kept for later jobs; those used longest ago go first."""
+    ballast_bytes: int = Field(64 * 2**20, ge=0)
+    """A file that only takes space, to be given up when the disk is full; 0: none."""
+    keep_runs_days: float = Field(7.0, ge=0)
+    """How long a finished job's runs keep their logs, spools and optimizer states."""
 
 
 class Training(_Section):
@@ -88,6 +92,12 @@ class Training(_Section):
     """Keep one trainer ready: a job then does not wait for its trainer's imports. 0.4 GiB."""
     attempts: int = Field(3, ge=1, le=100)
     """Attempts in a row without a new checkpoint, after which a lost job has failed."""
+    retry_s: float = Field(5.0, ge=0, le=300)
+    """How long a lost job rests before it is tried again; then twice as long, up to 300 s."""
+    checkpoint_every_minutes: float = Field(10.0, ge=0)
+    """How often a job saves a point to go on from, beside the ends of its epochs. 0: never."""
+    checkpoint_every_steps: int = Field(0, ge=0)
+    """The same by steps; both count. 0: never."""
 
 
 class ModelOverrides(_Section):
@@ -106,8 +116,29 @@ class Stopping(_Section):
 
     ask_s: float = Field(60.0, ge=0)
     """From the request (obeyed at the next step boundary) to SIGTERM."""
+    save_s: float = Field(600.0, ge=0)
+    """The same for a pause, whose trainer saves a checkpoint before it ends."""
     term_s: float = Field(30.0, ge=0)
     """From SIGTERM to SIGKILL."""
+
+
+class Silence(_Section):
+    """How long a trainer may say nothing before it counts as hung and is ended: by its phase, and
+    never less than ten of its steps. A healthy one says something every ten seconds, but not while
+    one thing takes longer, such as a pass of a large model on a processor."""
+
+    loading_s: float = Field(1800.0, gt=0)
+    """While it loads the model."""
+    tokenizing_s: float = Field(600.0, gt=0)
+    """While it reads the files and prepares the first step."""
+    training_s: float = Field(1800.0, gt=0)
+    """Between two steps or evaluations."""
+    saving_s: float = Field(1800.0, gt=0)
+    """While it writes a checkpoint."""
+
+    def by_phase(self) -> dict[str, float]:
+        """The limits under the names of the phases as trainers tell them."""
+        return {name.removesuffix("_s"): limit for name, limit in self.model_dump().items()}
 
 
 class Devices(_Section):
@@ -187,6 +218,7 @@ class Settings(BaseSettings):
     training: Training = Training()
     models: dict[str, ModelOverrides] = {}
     stopping: Stopping = Stopping()
+    silence: Silence = Silence()
     devices: Devices = Devices()
     serving: Serving = Serving()
     metrics: Metrics = Metrics()

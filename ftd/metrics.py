@@ -201,6 +201,10 @@ class Devices:
         self.allocated = of_device(
             "ftd_device_allocated", "1 while a job or an inference worker leases it."
         )
+        self.withheld = of_device(
+            "ftd_device_withheld",
+            "1 while it is lent to nobody, because a run's memory is still in use there.",
+        )
         self.utilization = of_device("ftd_device_utilization_ratio", "How busy it is, 0 to 1.")
         self.used = of_device("ftd_device_memory_used_bytes", "Memory in use.")
         self.total = of_device("ftd_device_memory_total_bytes", "Memory in all.")
@@ -229,6 +233,11 @@ class Storage:
         )
         self.free = Gauge(
             "ftd_storage_free_bytes", "Free space of the home's disk.", registry=registry
+        )
+        self.full = Gauge(
+            "ftd_storage_full",
+            "1 while the home's disk is full, and new work is refused.",
+            registry=registry,
         )
 
 

@@ -21,6 +21,8 @@ CALM = {
     "FTD_TRAINING__THREADS": "1",
     "FTD_SERVING__THREADS": "1",
     "FTD_TRAINING__WARM": "false",
+    "FTD_TRAINING__RETRY_S": "0",
+    "FTD_LIMITS__BALLAST_BYTES": "1048576",
 }
 
 

@@ -6,17 +6,18 @@
            |             paused <------+
            +--> failed, cancelled      +-----> queued (its trainer was lost: try again)
 
-`state` is a fact and is moved by the engine; `want` is a wish and is set by people. Cancel is the
-one move made at the door. The store derives its compare-and-set from MOVES, and no other
-statement writes a state:
+`state` is a fact and is moved by the engine; `want` is a wish and is set by people. What needs no
+trainer to end comes true at the door: a cancel, the pause of a queued job, a resume. The store
+derives its compare-and-set from MOVES, and no other statement writes a state:
 
     right:  UPDATE jobs SET state = 'running' WHERE id = ? AND state IN (sources(RUNNING))
     wrong:  job = read(id); if job.state == QUEUED: UPDATE jobs SET state = 'running' WHERE id = ?
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from signal import Signals
 
 from ftd.core.hyperparams import Hyperparameters, Requested
 
@@ -95,6 +96,7 @@ class Job:
     phase: str | None = None
     error: JobError | None = None
     fine_tuned_model: str | None = None
+    fine_tuned_model_sha256: str | None = None  # of its files' names and contents
     trained_tokens: int | None = None
     result_file: str | None = None
     step: int = 0
@@ -104,6 +106,12 @@ class Job:
     @property
     def final(self) -> bool:
         return self.state in FINAL
+
+    @property
+    def doing(self) -> str | None:
+        """What a running job is busy with, in a word: its trainer's phase, or that it pauses."""
+        pausing = self.state is State.RUNNING and self.want is Want.PAUSE
+        return "pausing" if pausing else self.phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +163,22 @@ class Ending(StrEnum):
     LOST = "lost"  # it vanished: nobody asked, nobody was told
 
 
+TRAINER_LOST = "trainer_lost"
+TRAINER_HUNG = "trainer_hung"
+HOST_OUT_OF_MEMORY = "host_out_of_memory"
+NO_SPACE = "no_space"
+PASSING = frozenset({NO_SPACE})  # reasons of trainers that end without anybody mending them
+MAX_PAUSE_S = 300.0  # before a lost job is tried again
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
     """What the shim saw of its worker's end."""
 
     code: int | None = None  # exit status, None if a signal ended it
     signal: int | None = None
+    starved: bool = False  # the kernel killed it for want of memory
+    peak_memory_bytes: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,34 +187,87 @@ class Outcome:
     error: JobError | None = None
 
 
-def outcome(exit_: Exit | None, last_word: str | None, error: JobError | None) -> Outcome:
+def outcome(
+    exit_: Exit | None,
+    last_word: str | None,
+    error: JobError | None,
+    *,
+    ended_for: JobError | None = None,
+) -> Outcome:
     """Judge an ended attempt by its last lossless fact first and its exit second.
 
     A trainer that said `done` has published its model, however the process ended after it. One
-    that only exited, with whatever status, did not finish: it is lost and may be tried again.
+    that only exited, with whatever status, did not finish: it is lost and may be tried again. So
+    may one that gave up for a reason that passes. `ended_for` is why we ended it ourselves, if we
+    did.
     """
     if last_word == "done":
         return Outcome(ending=Ending.DONE)
     if last_word == "failed":
-        return Outcome(ending=Ending.FAILED, error=error)
+        passes = error is not None and error.code in PASSING
+        return Outcome(ending=Ending.LOST if passes else Ending.FAILED, error=error)
     if last_word == "stopped":
         return Outcome(ending=Ending.STOPPED)
-    return Outcome(
-        ending=Ending.LOST, error=JobError(code="trainer_lost", message=_obituary(exit_))
-    )
+    return Outcome(ending=Ending.LOST, error=ended_for or _obituary(exit_))
 
 
-def _obituary(exit_: Exit | None) -> str:
+def _obituary(exit_: Exit | None) -> JobError:
     if exit_ is None:
-        return "The trainer vanished without an exit record (a crash of its supervisor or host)."
-    if exit_.signal is not None:
-        return f"The trainer was killed by signal {exit_.signal}."
-    return f"The trainer exited with status {exit_.code} before it finished."
+        words = "vanished without an exit record (a crash of its supervisor or host)"
+    elif exit_.starved:
+        return JobError(code=HOST_OUT_OF_MEMORY, message=_starvation(exit_.peak_memory_bytes))
+    elif exit_.signal is not None:
+        words = f"was killed by signal {exit_.signal}{_name(exit_.signal)}"
+    else:
+        words = f"exited with status {exit_.code} before it finished"
+    return JobError(code=TRAINER_LOST, message=f"The trainer {words}.")
 
 
-MAX_ATTEMPTS = 3
+def _starvation(peak_bytes: int | None) -> str:
+    had = "" if peak_bytes is None else f", which held {peak_bytes / 2**30:.1f} GiB at its peak"
+    return f"The host ran out of memory, and its kernel killed the trainer{had}."
 
 
-def may_retry(attempts_without_progress: int) -> bool:
-    """Whether a job whose trainer was lost goes back into the queue."""
-    return attempts_without_progress < MAX_ATTEMPTS
+def _name(number: int) -> str:
+    known = {signal.value: signal.name for signal in Signals}
+    return f" ({known[number]})" if number in known else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """The lost attempts of a job, the one just lost included."""
+
+    in_a_row: int  # since the last that published a checkpoint, which itself counts as none
+    starved: int = 0  # of all: those that the host had no memory for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """A lost job is tried again, `after_s` seconds from now; `how` says so to people."""
+
+    after_s: float
+    how: str
+
+
+def again(
+    error: JobError, losses: Losses, *, attempts: int, pause_s: float, smaller: bool
+) -> Again | None:
+    """Whether a lost job has another chance, of `attempts` in a row; None: it has failed.
+
+    Each waits twice as long as the one before it, from `pause_s` on. One that the host had no
+    memory for gets one chance, with passes of half the size, if they can be `smaller`.
+    """
+    starved = error.code == HOST_OUT_OF_MEMORY
+    if losses.in_a_row >= attempts or (starved and (losses.starved > 1 or not smaller)):
+        return None
+    after_s = min(pause_s * 2.0 ** (losses.in_a_row - 1), MAX_PAUSE_S) if losses.in_a_row else 0.0
+    how = "The job is queued again"
+    how += ", with half the memory for a pass" if starved else ""
+    how += f", and tried in {after_s:g} s" if after_s else ""
+    return Again(after_s=after_s, how=f"{how}.")
+
+
+def pauses(retry_at: int | None, now: int) -> bool:
+    """Whether a lost job still waits for its next chance. A wall clock that was set back must not
+    make that a day."""
+    return retry_at is not None and 0 < retry_at - now <= MAX_PAUSE_S

@@ -54,6 +54,7 @@ def read(device: Device) -> Reading:
         utilization=None if rates is None else rates.gpu / 100,
         temperature_celsius=celsius,
         power_watts=None if milliwatts is None else milliwatts / 1000,
+        owners=_ask(device, _owners, handle),
     )
 
 
@@ -79,6 +80,14 @@ def _memory(handle: Any) -> tuple[int, int]:
     except pynvml.NVMLError_NotSupported:
         return cpu.memory()
     return memory.total, memory.used
+
+
+def _owners(handle: Any) -> int:
+    """How many processes use it, to compute or to show something. A GPU that has the host's memory
+    is not asked: what is in use there says nothing about the GPU."""
+    pynvml.nvmlDeviceGetMemoryInfo(handle)
+    compute = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    return len(compute) + len(pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle))
 
 
 def _ask(device: Device, question: Callable[..., _T], *arguments: object) -> _T | None:

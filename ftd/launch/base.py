@@ -82,6 +82,11 @@ class Spooled:
 class Channel(Protocol):
     """A line to one launched worker's shim; it may break at any time and be opened anew."""
 
+    @property
+    def stalled(self) -> bool:
+        """Whether the worker's facts wait for the disk, and the worker with them."""
+        ...
+
     async def changed(self, timeout_s: float) -> bool:
         """Wait until the shim pokes (new frames, an exit) or the time is up; False when the
         shim has gone."""
@@ -92,7 +97,13 @@ class Channel(Protocol):
         ...
 
     async def signal(self, name: str) -> None:
-        """Send "TERM" or "KILL" to the worker's process group. Raises Gone likewise."""
+        """Send "TERM" or "KILL" to the worker's process group, or "USR1" to the worker alone,
+        which then writes its stack into its log. Raises Gone likewise."""
+        ...
+
+    async def end(self) -> None:
+        """Kill a shim that does not do what it is told, and with it its worker. Raises Gone
+        likewise."""
         ...
 
     async def close(self) -> None: ...

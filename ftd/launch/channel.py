@@ -1,9 +1,13 @@
 """The daemon's end of a control connection to a shim; launch/shim has the protocol."""
 
 import asyncio
+import contextlib
 import json
+import logging
 import os
+import signal
 import socket
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,9 @@ from typing import Any
 from ftd.core.wire import Command, encode
 from ftd.launch.base import Gone, Refused
 
+ANSWER_BYTES = 2**16  # of one line of a shim
 _GONE = "its shim has gone"
+log = logging.getLogger(__name__)
 
 
 class LocalChannel(asyncio.Protocol):
@@ -25,6 +31,7 @@ class LocalChannel(asyncio.Protocol):
         self._rest = b""
         self._news = asyncio.Event()  # a poke, or the end of the connection
         self._poked = False
+        self._stalled = False
         self._gone = asyncio.Event()
         self._answer: asyncio.Future[Mapping[str, Any]] | None = None
 
@@ -50,8 +57,23 @@ class LocalChannel(asyncio.Protocol):
         self._send({"op": "send", "line": encode(command).decode().rstrip("\n")})
 
     async def signal(self, name: str) -> None:
-        """Send "TERM" or "KILL" to the worker's process group. Raises Gone likewise."""
+        """Send "TERM" or "KILL" to the worker's process group, "USR1" to the worker alone. Raises
+        Gone likewise."""
         self._send({"op": "signal", "name": name})
+
+    async def end(self) -> None:
+        """Kill the shim. Raises Gone likewise. Only over a connection that was dialled: the kernel
+        knows who listens there."""
+        if self._transport is None or self._transport.is_closing():
+            raise Gone(_GONE)
+        connection = self._transport.get_extra_info("socket")
+        credentials = connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+        )
+        pid, _, _ = struct.unpack("3i", credentials)
+        assert pid != os.getpid(), "a shim's first connection names us"
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     async def ask(self, request: Mapping[str, Any], timeout_s: float) -> Mapping[str, Any]:
         """Make a request that has an answer, one at a time. Raises Refused (Gone when the worker
@@ -68,6 +90,11 @@ class LocalChannel(asyncio.Protocol):
         if "refused" in answer:
             raise Refused(answer["refused"])
         return answer
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the worker's facts wait for the disk, as the shim last said."""
+        return self._stalled
 
     @property
     def gone(self) -> bool:
@@ -92,8 +119,16 @@ class LocalChannel(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._hear(json.loads(line))
+        try:
+            for line in lines:
+                self._hear(_message(line))
+            if len(self._rest) > ANSWER_BYTES:
+                raise ValueError("a line without an end")
+        except (ValueError, RecursionError) as error:
+            # Its worker may have taken the socket's place. The locks and the spool say what is so.
+            log.warning("what speaks is no shim", extra={"why": str(error)})
+            assert self._transport is not None
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc  # why it has gone changes nothing: the spool and the locks say what is true
@@ -103,10 +138,19 @@ class LocalChannel(asyncio.Protocol):
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         if "poke" in message or "exit" in message:
+            self._stalled = bool(message.get("stalled"))  # of which an older shim does not speak
             self._poked = True
             self._news.set()
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
+
+
+def _message(line: bytes) -> Mapping[str, Any]:
+    """Raises ValueError, or RecursionError, for what a shim does not say."""
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("a message that is no object")
+    return message
 
 
 async def over(connection: socket.socket) -> LocalChannel:

@@ -5,7 +5,7 @@ A run directory runs/<launch>/ holds everything that is known of a launch:
     in/           the job's inputs and spec.json            control.sock   the shim's ear
     out/          what the worker writes                    assigned.json  the shim had its locks
     spool         the worker's facts                        exit.json      the worker's end
-    worker.log    its output (and .1, the older part)       shim.log       the shim's own words
+    worker.log    its output (.0: how it began, .1: before)  shim.log       the shim's own words
 
 The daemon keeps nothing else: a later one finds the same by the same names.
 """
@@ -13,6 +13,7 @@ The daemon keeps nothing else: a later one finds the same by the same names.
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 from ftd.core.job import Exit
@@ -29,6 +31,8 @@ from ftd.launch import channel, locks, spool
 from ftd.launch.base import Assignment, BadInputs, Gone, Refused, Role, Spooled
 from ftd.launch.channel import LocalChannel
 from ftd.launch.inputs import SPEC, discard, lend, place, write
+
+log = logging.getLogger(__name__)
 
 START_S = 20.0  # for a shim to listen: an interpreter's start, on a machine that is busy
 ASSIGN_S = 10.0
@@ -171,11 +175,15 @@ class LocalLauncher:
 
     def exit_record(self, launch: str) -> Exit | None:
         """The worker's end as its shim recorded it, or None."""
+        path = self._run(launch) / "exit.json"
         try:
-            record = json.loads((self._run(launch) / "exit.json").read_bytes())
+            return _exit(json.loads(path.read_bytes()))
         except FileNotFoundError:
             return None
-        return Exit(code=record.get("code"), signal=record.get("signal"))
+        except (ValueError, RecursionError) as error:
+            # Until the shim has the last word, its worker may write there.
+            log.warning("no exit record", extra={"launch": launch, "why": str(error)})
+            return None
 
     def out(self, launch: str) -> Path:
         """The directory that the worker writes."""
@@ -331,6 +339,21 @@ def _spawn(
             setsigmask=[],
             setsigdef=[signal.SIGINT, signal.SIGTERM],
         )
+
+
+def _exit(record: Any) -> Exit:
+    """Raises ValueError for what no shim has written."""
+    match record:
+        case {"code": int()} | {"signal": int()}:
+            peak = record.get("peak_memory_bytes")
+            return Exit(
+                code=record.get("code"),
+                signal=record.get("signal"),
+                starved=record.get("starved") is True,  # an older shim does not know
+                peak_memory_bytes=peak if isinstance(peak, int) else None,
+            )
+        case _:
+            raise ValueError("it says neither how the worker exited nor what ended it")
 
 
 def _environment() -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Files: taken in once, straight to their final disk, and checked before anyone trains on them."""
 
 import asyncio
-import errno
 import hashlib
 import logging
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from ftd.core.file import FINE_TUNE, PURPOSES, File, FileStatus
 from ftd.host import blobs
 from ftd.host.home import Home
 from ftd.host.shelf import Shelf
+from ftd.host.space import FULL, Space
 from ftd.launch.tool import run_tool
 from ftd.metrics import Metrics
 from ftd.service.keys import Actor
@@ -43,6 +44,7 @@ class FileRooms:
     home: Home
     limits: Limits
     metrics: Metrics
+    space: Space
 
 
 class Files:
@@ -197,6 +199,8 @@ class Files:
             str(self._limits.json_depth),
             timeout_s=None,
             memory_bytes=self._limits.check_memory_bytes,
+            # Its notes on a large file are gigabytes too, and /tmp may be memory.
+            env=os.environ | {"TMPDIR": str(self._home.incoming)},
         )
         if result.returncode == 0:
             return Report.from_json(result.answer())
@@ -242,7 +246,7 @@ class Upload:
         """Raises TOO_LARGE or NO_SPACE when the announced size cannot be taken."""
         self._refuse(self._expected or 0)
         free = shutil.disk_usage(self._path.parent).free
-        if free < (self._expected or 0) + SPARE_BYTES:
+        if self._rooms.space.full or free < (self._expected or 0) + SPARE_BYTES:
             raise _no_space()
         self._file = self._path.open("xb", buffering=0)
         self._rooms.metrics.api.uploads.inc()
@@ -309,7 +313,8 @@ class Upload:
         try:
             await asyncio.to_thread(self._store, data)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
+                self._rooms.space.relieve()
                 raise _no_space() from error
             raise
         self._rooms.metrics.api.upload_bytes.inc(len(data))

@@ -2,8 +2,9 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from ftd.core.device import Device, Reading
 from ftd.core.job import State
@@ -27,12 +28,15 @@ class Node:
         metrics: Metrics,
         devices: tuple[Device, ...],
         sensors: Sensors,
+        withheld: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        """`withheld` says at any time which devices are lent to nobody, and why."""
         self._store = store
         self._home = home
         self._metrics = metrics
         self._devices = devices
         self._sensors = sensors
+        self._withheld = withheld
         self._ready = False
 
     def ready(self) -> bool:
@@ -51,6 +55,7 @@ class Node:
         return tuple(
             replace(
                 reading,
+                withheld=self._withheld.get(reading.device.id),
                 holder=holders.get(reading.device.id),
                 serves=tuple(row.weights for row in live if row.device == reading.device.id),
             )
@@ -81,6 +86,7 @@ class Node:
         metrics.info.labels(device.id, device.kind, device.name).set(1)
         lent = reading.holder is not None or bool(reading.serves)
         metrics.allocated.labels(device.id).set(lent)
+        metrics.withheld.labels(device.id).set(reading.withheld is not None)
         metrics.total.labels(device.id).set(device.memory_bytes)
         for gauge, value in (
             (metrics.used, reading.used_bytes),

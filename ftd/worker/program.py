@@ -10,7 +10,6 @@ It exits 0 whenever it has said how its work ended, failures included; any other
 """
 
 import ctypes
-import errno
 import faulthandler
 import importlib.metadata
 import logging
@@ -23,6 +22,7 @@ from collections.abc import Callable, Sequence
 
 from ftd.core.errors import FtdError
 from ftd.core.wire import Assign, Failed, Started, Stop
+from ftd.worker.durable import lacks_space
 from ftd.worker.report import Inbox, Report
 
 PR_SET_PDEATHSIG = 1
@@ -32,6 +32,10 @@ _ENVIRONMENT = {
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # lengths vary: fragment less
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+# Torch's words for want of memory where its own OutOfMemoryError does not come.
+_HOST_SHORT = ("DefaultCPUAllocator: can't allocate memory",)
+_DEVICE_SHORT = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 # Does what was assigned, to its end.
 Work = Callable[[Assign, Report, Inbox], None]
@@ -104,8 +108,14 @@ def failure(error: Exception, name: str) -> Failed:
             return Failed(code=error.code or "invalid", message=error.message, param=error.param)
         case MemoryError():
             return Failed(code="out_of_memory", message="The host has no memory left.")
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            return Failed(code="no_space", message=f"The disk is full: {error.strerror}.")
+        case RuntimeError() if any(words in str(error) for words in _HOST_SHORT):
+            return Failed(code="out_of_memory", message="The host has no memory left.")
+        case RuntimeError() if any(words in str(error) for words in _DEVICE_SHORT):
+            message = "The device has no memory left. Another program may have it."
+            return Failed(code="out_of_memory", message=message)
+        case _ if lacks_space(error):
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            return Failed(code="no_space", message=f"The disk is full: {why}.")
     reason = next(iter(str(error).splitlines()), "no reason given")
     message = f"The {name} met an unexpected {type(error).__name__}: {reason}"
     return Failed(code=f"{name.replace(' ', '_')}_error", message=message)

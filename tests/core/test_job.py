@@ -4,7 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftd.core.job import FINAL, MOVES, Ending, Exit, JobError, State, outcome, sources
+from ftd.core.job import (
+    FINAL,
+    HOST_OUT_OF_MEMORY,
+    MAX_PAUSE_S,
+    MOVES,
+    TRAINER_HUNG,
+    TRAINER_LOST,
+    Ending,
+    Exit,
+    JobError,
+    Losses,
+    State,
+    again,
+    outcome,
+    pauses,
+    sources,
+)
 
 
 def test_final_states_are_openais_three() -> None:
@@ -49,14 +65,101 @@ def test_a_failure_keeps_its_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exit_", "words"),
+    ("exit_", "code", "words"),
     [
-        (Exit(signal=9), "signal 9"),
-        (Exit(code=3), "status 3"),
-        (None, "without an exit record"),
+        (Exit(signal=9), TRAINER_LOST, "was killed by signal 9 (SIGKILL)."),
+        (Exit(signal=11), TRAINER_LOST, "was killed by signal 11 (SIGSEGV)."),
+        (Exit(signal=63), TRAINER_LOST, "was killed by signal 63."),
+        (Exit(code=3), TRAINER_LOST, "exited with status 3 before it finished."),
+        (None, TRAINER_LOST, "without an exit record"),
+        (
+            Exit(signal=9, starved=True, peak_memory_bytes=13 * 2**28),
+            HOST_OUT_OF_MEMORY,
+            "its kernel killed the trainer, which held 3.2 GiB at its peak.",
+        ),
+        (Exit(signal=9, starved=True), HOST_OUT_OF_MEMORY, "its kernel killed the trainer."),
     ],
 )
-def test_a_lost_attempt_says_how_it_was_lost(exit_: Exit | None, words: str) -> None:
+def test_a_lost_attempt_says_how_it_was_lost(exit_: Exit | None, code: str, words: str) -> None:
     verdict = outcome(exit_, "accepted", None)
+    assert verdict.ending is Ending.LOST
     assert verdict.error is not None
+    assert verdict.error.code == code
     assert words in verdict.error.message
+
+
+HUNG = JobError(code=TRAINER_HUNG, message="No sign of life.")
+
+
+@pytest.mark.parametrize("exit_", [Exit(signal=9), Exit(signal=9, starved=True), None])
+def test_why_we_ended_it_goes_before_how_it_died(exit_: Exit | None) -> None:
+    assert outcome(exit_, "accepted", None, ended_for=HUNG).error == HUNG
+
+
+def test_one_that_finished_before_we_ended_it_is_done() -> None:
+    assert outcome(Exit(signal=9), "done", None, ended_for=HUNG).ending is Ending.DONE
+
+
+def test_a_reason_that_passes_is_a_loss() -> None:
+    full = JobError(code="no_space", message="The disk is full.")
+    verdict = outcome(Exit(code=0), "failed", full)
+    assert (verdict.ending, verdict.error) == (Ending.LOST, full)
+
+
+LOST = JobError(code=TRAINER_LOST, message="The trainer vanished.")
+STARVED = JobError(code=HOST_OUT_OF_MEMORY, message="No memory.")
+
+
+def chances(error: JobError, *losses: Losses, attempts: int = 3, smaller: bool = True) -> list[str]:
+    """What becomes of a job after each of these losses."""
+    found = []
+    for loss in losses:
+        chance = again(error, loss, attempts=attempts, pause_s=5.0, smaller=smaller)
+        found.append("failed" if chance is None else f"{chance.after_s:g}")
+    return found
+
+
+def in_a_row(*counts: int) -> list[Losses]:
+    return [Losses(in_a_row=count) for count in counts]
+
+
+def test_each_chance_comes_later_and_there_are_so_many() -> None:
+    assert chances(LOST, *in_a_row(1, 2, 3, 4)) == ["5", "10", "failed", "failed"]
+    assert chances(LOST, *in_a_row(1), attempts=1) == ["failed"]
+    assert chances(LOST, *in_a_row(6, 7, 99), attempts=100) == ["160", "300", "300"]
+
+
+def test_one_that_published_a_checkpoint_is_tried_again_at_once() -> None:
+    assert chances(LOST, *in_a_row(0)) == ["0"]
+    assert chances(LOST, *in_a_row(0), attempts=1) == ["0"]
+
+
+def test_a_starved_one_gets_one_smaller_chance_if_that_can_be() -> None:
+    first, second = Losses(in_a_row=1, starved=1), Losses(in_a_row=2, starved=2)
+    assert chances(STARVED, first, second) == ["5", "failed"]
+    assert chances(STARVED, first, smaller=False) == ["failed"]
+    assert chances(STARVED, Losses(in_a_row=0, starved=2)) == ["failed"], "progress or not"
+
+
+def test_people_are_told_what_comes() -> None:
+    def how(error: JobError, count: int) -> str:
+        chance = again(
+            error, Losses(in_a_row=count, starved=1), attempts=3, pause_s=5.0, smaller=True
+        )
+        assert chance is not None
+        return chance.how
+
+    assert how(LOST, 0) == "The job is queued again."
+    assert how(LOST, 1) == "The job is queued again, and tried in 5 s."
+    assert (
+        how(STARVED, 1)
+        == "The job is queued again, with half the memory for a pass, and tried in 5 s."
+    )
+
+
+@given(st.none() | st.integers(0, 10**10), st.integers(0, 10**10))
+def test_no_clock_makes_a_job_pause_for_long(retry_at: int | None, now: int) -> None:
+    if pauses(retry_at, now):
+        assert retry_at is not None
+        assert now < retry_at <= now + MAX_PAUSE_S
+    assert not pauses(retry_at, (retry_at or 0)), "it is over when its time has come"

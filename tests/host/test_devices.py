@@ -32,6 +32,7 @@ class Card:
     percent: int = 42
     celsius: int = 61
     milliwatts: int = 312_500
+    processes: tuple[int, int] = (0, 0)  # that compute, and that show something
     faults: dict[str, int] = field(default_factory=dict)
 
 
@@ -63,14 +64,13 @@ class Driver:
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         """The functions that ask one card for one fact."""
-        answer: Callable[[Card, Any], None] = getattr(Answers, name)
+        answer: Callable[[Card, Any], int | None] = getattr(Answers, name)
 
         def function(handle: Any, *out: Any) -> int:
             card = self._card(handle)
             if code := card.faults.get(name):
                 return code
-            answer(card, *out)
-            return pynvml.NVML_SUCCESS
+            return answer(card, *out) or pynvml.NVML_SUCCESS
 
         return function
 
@@ -108,6 +108,26 @@ class Answers:
     def nvmlDeviceGetTemperature(card: Card, sensor: Any, celsius: Any) -> None:  # noqa: N802
         assert sensor.value == pynvml.NVML_TEMPERATURE_GPU
         celsius._obj.value = card.celsius
+
+    @staticmethod
+    def nvmlDeviceGetComputeRunningProcesses_v3(  # noqa: N802
+        card: Card, count: Any, processes: Any
+    ) -> int:
+        return Answers._list(card.processes[0], count, processes)
+
+    @staticmethod
+    def nvmlDeviceGetGraphicsRunningProcesses_v3(  # noqa: N802
+        card: Card, count: Any, processes: Any
+    ) -> int:
+        return Answers._list(card.processes[1], count, processes)
+
+    @staticmethod
+    def _list(known: int, count: Any, processes: Any) -> int:
+        """As NVML does: so many as fit, and how many there are."""
+        room, count._obj.value = count._obj.value, known
+        for index in range(min(known, room)):
+            processes[index].pid = 100 + index
+        return int(pynvml.NVML_SUCCESS if known <= room else pynvml.NVML_ERROR_INSUFFICIENT_SIZE)
 
     @staticmethod
     def nvmlDeviceGetPowerUsage(card: Card, milliwatts: Any) -> None:  # noqa: N802
@@ -251,7 +271,8 @@ def test_no_driver_at_all_is_the_cpu_and_nothing_to_warn_of(
 def test_sensors_are_read_in_the_units_that_they_promise(
     install: Callable[[Driver], Driver],
 ) -> None:
-    install(Driver(Card(uuid="GPU-a"), Card(uuid="GPU-b", used=7 * GIB, percent=100)))
+    other = Card(uuid="GPU-b", used=7 * GIB, percent=100, processes=(2, 1))
+    install(Driver(Card(uuid="GPU-a"), other))
     found = devices.discover(Devices())
     assert devices.read(found) == (
         Reading(
@@ -260,6 +281,7 @@ def test_sensors_are_read_in_the_units_that_they_promise(
             utilization=0.42,
             temperature_celsius=61,
             power_watts=312.5,
+            owners=0,
         ),
         Reading(
             device=found[1],
@@ -267,6 +289,7 @@ def test_sensors_are_read_in_the_units_that_they_promise(
             utilization=1.0,
             temperature_celsius=61,
             power_watts=312.5,
+            owners=3,
         ),
     )
 
@@ -320,6 +343,7 @@ def test_a_gpu_without_memory_of_its_own_has_the_hosts(
     (reading,) = devices.read((device,))
     assert reading.used_bytes is not None
     assert 0 < reading.used_bytes < device.memory_bytes
+    assert reading.owners is None, "what the host has in use is not the GPU's"
 
 
 def test_nvml_is_loaded_only_where_gpus_are_wanted() -> None:

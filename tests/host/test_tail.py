@@ -40,6 +40,17 @@ def test_a_rotated_log_is_read_to_its_end_and_then_the_new_one(tmp_path: Path) -
         assert drain(tail) == b"late after, and longer than before"
 
 
+def test_a_reader_that_comes_late_reads_the_parts_that_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for name, text in [("log.0", b"how it began "), ("log.1", b"before "), ("log", b"now")]:
+        (tmp_path / name).write_bytes(text)
+    with Tail(path) as tail:
+        assert drain(tail) == b"how it began before now"
+        rotate(path)
+        path.write_bytes(b" and then")
+        assert drain(tail) == b" and then", "an older part is not read again"
+
+
 def test_a_log_that_is_removed_has_no_more_to_say(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"all")

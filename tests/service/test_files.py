@@ -3,9 +3,9 @@
 import asyncio
 import random
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -17,6 +17,8 @@ from ftd.core.ids import Ids
 from ftd.daemon import SystemClock
 from ftd.host.home import Home
 from ftd.host.shelf import Shelf
+from ftd.host.space import Space
+from ftd.launch.tool import ToolResult
 from ftd.metrics import Metrics
 from ftd.service import files as service
 from ftd.service.files import FileRooms, Files, status_details
@@ -46,7 +48,10 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     database = Database(home.database, Bell())
     await database.open()
     store = Store(database, SystemClock(), Ids(random.Random(5).randbytes))
-    files = Files(FileRooms(store=store, home=home, limits=SMALL, metrics=Metrics("0")))
+    space = Space(home.root, 0)
+    files = Files(
+        FileRooms(store=store, home=home, limits=SMALL, metrics=Metrics("0"), space=space)
+    )
     yield Room(files, home, store)
     await files.close()
     await database.close()
@@ -199,3 +204,19 @@ async def test_another_project_sees_nothing(room: Room) -> None:
         with pytest.raises(FtdError) as caught:
             await call(other, file.id)
         assert caught.value.kind is Kind.NOT_FOUND
+
+
+async def test_the_notes_of_a_check_lie_in_the_home(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a large file they are gigabytes, and where they would lie else may be memory."""
+    given: list[str] = []
+    run_tool = service.run_tool
+
+    async def run(module: str, *arguments: str, env: Mapping[str, str], **rest: Any) -> ToolResult:
+        given.append(env["TMPDIR"])
+        return await run_tool(module, *arguments, env=env, **rest)
+
+    monkeypatch.setattr(service, "run_tool", run)
+    assert (await put(room, LINE * 12)).status is FileStatus.PROCESSED
+    assert given == [str(room.home.incoming)]

@@ -14,6 +14,7 @@ from ftd.core.errors import FtdError, Kind
 from ftd.core.job import State
 from ftd.core.models import ModelKind
 from ftd.engine import Engine
+from ftd.host.space import Space
 from ftd.runner.runner import Rooms
 from tests.runner.test_runner import World
 from tests.serving.conftest import DEVICE, Bench, until
@@ -39,6 +40,7 @@ async def training_beside(bench: Bench, device: Device) -> AsyncIterator[World]:
         metrics=bench.rooms.metrics,
         clock=bench.rooms.clock,
         home=bench.rooms.home,
+        space=Space(bench.rooms.home.root, 0),
     )
     engine = asyncio.create_task(Engine(rooms, bench.rooms.bell, (device,), bench.pool).run())
     yield World(rooms=rooms, home=bench.rooms.home, bell=bench.rooms.bell)

@@ -94,6 +94,7 @@ def test_the_service_leaves_jobs_and_gpus_alone() -> None:
     assert directives["Type"] == "notify"
     assert directives["KillMode"] == "process"
     assert directives["OOMPolicy"] == "continue"
+    assert int(directives["OOMScoreAdjust"]) < 0
     assert directives["RuntimeDirectoryPreserve"] == "yes"
     assert directives["RemoveIPC"] == "no"
     assert float(directives["TimeoutStopSec"]) > 5

@@ -19,6 +19,21 @@ from ftd.worker.program import failure, see
             "The disk is full: No space left on device.",
         ),
         (
+            ValueError("Error while serializing: No space left on device (os error 28)"),
+            "no_space",
+            "The disk is full: Error while serializing: No space left on device (os error 28).",
+        ),
+        (
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later."),
+            "out_of_memory",
+            "The device has no memory left. Another program may have it.",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to have 9 bytes"),
+            "out_of_memory",
+            "The host has no memory left.",
+        ),
+        (
             ValueError("first line\nsecond line"),
             "trainer_error",
             "The trainer met an unexpected ValueError: first line",

@@ -5,6 +5,7 @@
     spool.py    its facts, on the disk
     locks.py    the kernel locks of its job and devices
     record.py   files that must be whole: assigned.json, exit.json
+    memory.py   whether the kernel killed for want of memory
 
 A program of its own that imports the standard library and these files alone, all at its start, so
 that an upgrade cannot change it while it runs. It goes through three states:
@@ -21,9 +22,9 @@ Control is JSON lines. Down:                            Up:
     {"op": "assign", "job", "attempt", "locks", "line"}     {"assigned": true}, {"refused": why},
                                                             or {"ended": why} of the worker
     {"op": "send", "line"}       to the worker's stdin
-    {"op": "signal", "name"}     TERM or KILL, to its group
+    {"op": "signal", "name"}     TERM or KILL, to its group; USR1, to it alone
     {"op": "status"}                                        {"status": {...}}
 
-A lock is {"path", "shared"}. Unasked it says {"poke": seq} to a new connection and when there are
-new frames, and {"exit": true} at the end.
+A lock is {"path", "shared"}. Unasked it says {"poke": seq, "stalled"} to a new connection, when
+there are new frames and when the disk begins or ends to refuse them, and {"exit": true} at the end.
 """

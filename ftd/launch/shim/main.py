@@ -25,7 +25,7 @@ from .worker import Log, Worker, kill_children
 
 VERSION = 1  # of assigned.json and exit.json
 STOP = b'{"kind":"stop","save":true}\n'  # what the worker is told when the machine shuts down
-SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
+SIGNALS = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL, "USR1": signal.SIGUSR1}
 REQUEST_BYTES = 2**16
 CHUNK_BYTES = 2**16
 PEERS = 16
@@ -97,14 +97,19 @@ class Shim:
             if not self.stalled:
                 note(f"the worker's facts wait for the disk: {error}")
                 self.ignore(self.worker.facts)
-            self.stalled = True
+                self.stalled = True
+                self.tell_all(self.poke())
             return
         if self.stalled:
             self.stalled = False
             self.watch(self.worker.facts, self.on_facts)
+            self.tell_all(self.poke())
         if self.poked < self.spool.seq:
             self.poked = self.spool.seq
-            self.tell_all({"poke": self.poked})
+            self.tell_all(self.poke())
+
+    def poke(self) -> dict[str, Any]:
+        return {"poke": self.spool.seq, "stalled": self.stalled}
 
     def finish(self, end: dict[str, int]) -> None:
         """Nobody of ours lives: what is in the pipes is all there is. Record it and the exit."""
@@ -114,6 +119,7 @@ class Shim:
             insist(lambda: self.spool.flush(time.monotonic()))
         insist(lambda: self.spool.flush(math.inf))
         record = end | {"seq": self.spool.seq, "at": int(time.time()), "version": VERSION}
+        record["starved"] = self.worker.starved()
         insist(lambda: publish("exit.json", record))
         self.tell_all({"exit": True})
         os.unlink("control.sock")
@@ -174,7 +180,7 @@ class Shim:
         peer.setblocking(False)
         self.peers[peer] = b""
         self.watch(peer, self.on_peer)
-        self.tell(peer, {"poke": self.spool.seq})
+        self.tell(peer, self.poke())
 
     def on_peer(self, peer: socket.socket) -> None:
         try:
@@ -280,7 +286,7 @@ class Shim:
 
     def entrust(self, assigning: Assigning, held: list[int]) -> dict[str, Any]:
         """Record the assignment and give it to the worker with its locks; or say why not."""
-        if self.worker.end:
+        if self.worker.end or self.worker.killed:
             return {"ended": "the worker has ended"}
         try:
             publish("assigned.json", assigning.record)

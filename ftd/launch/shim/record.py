@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+NOTE_CHARACTERS = 500
+NOTES_BYTES = 2**20
 RETRY_S = 0.5  # between looks at a full disk
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})  # heals by itself
 
@@ -38,6 +40,8 @@ def insist(write: Callable[[], None]) -> None:
 
 
 def note(text: str) -> None:
-    """A line for RUN/shim.log."""
+    """A line for RUN/shim.log, cut where it quotes too much; none once that has NOTES_BYTES."""
+    line = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text[:NOTE_CHARACTERS]}\n"
     with contextlib.suppress(OSError):
-        os.write(2, f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n".encode(errors="replace"))
+        if os.fstat(2).st_size < NOTES_BYTES:
+            os.write(2, line.encode(errors="replace"))

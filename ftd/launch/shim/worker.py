@@ -5,8 +5,10 @@ import os
 import signal
 import socket
 
+from . import memory
 from .record import note
 
+OFFERED = 500  # of 1000, which is to be ended first: as if it took half of all memory more
 _LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -29,7 +31,11 @@ class Worker:
             setpgroup=0,
             setsigdef=[signal.SIGHUP, signal.SIGPIPE],  # what we ignore it would inherit
         )
+        with contextlib.suppress(OSError):  # it has ended, or /proc is another's
+            offer(self.pid)
         self.end: dict[str, int] | None = None
+        self.kills = memory.kills()
+        self.killed = False  # by us
         stdin.close()
         os.close(facts)
         os.close(output)
@@ -37,9 +43,24 @@ class Worker:
             os.set_blocking(descriptor, False)
 
     def signal(self, number: int) -> None:
-        """Signal the worker's group, unless it has ended and its number may be another's."""
-        if self.end is None:
+        """Signal the worker's group, unless it has ended and its number may be another's.
+
+        Its stack is asked of it alone: the helpers that it started would end by that signal.
+        """
+        if self.end is not None:
+            return
+        self.killed |= number == signal.SIGKILL
+        if number == signal.SIGUSR1:
+            os.kill(self.pid, number)
+        else:
             os.killpg(self.pid, number)
+
+    def starved(self) -> bool:
+        """Whether the kernel killed it for want of memory, as far as that can be known."""
+        killed = self.end is not None and self.end.get("signal") == signal.SIGKILL
+        now = memory.kills()
+        more = None not in (now, self.kills) and now != self.kills
+        return killed and not self.killed and more
 
     def send(self, line: bytes) -> None:
         """Pass on a command. A worker that does not listen, or has ended, misses it."""
@@ -64,7 +85,8 @@ class Worker:
 
 
 class Log:
-    """Takes the worker's output in a file of bounded size; one older part is kept.
+    """Takes the worker's output in files of bounded size: how it began (.0), the part before the
+    last (.1) and the last. What a flood says in between is lost.
 
     Output is noise: what a full disk does not take is dropped.
     """
@@ -72,6 +94,7 @@ class Log:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._size = 0
+        self._begun = False  # the first part is full, and kept
         self._descriptor = os.open("worker.log", _LOG_FLAGS, 0o600)
 
     def write(self, data: bytes) -> None:
@@ -85,8 +108,16 @@ class Log:
         fresh = os.open("worker.log.tmp", _LOG_FLAGS | os.O_TRUNC, 0o600)
         os.close(self._descriptor)
         self._descriptor, self._size = fresh, 0
-        os.replace("worker.log", "worker.log.1")
+        os.replace("worker.log", "worker.log.1" if self._begun else "worker.log.0")
+        self._begun = True
         os.replace("worker.log.tmp", "worker.log")
+
+
+def offer(pid: int) -> None:
+    """Have a kernel that runs out of memory rather end this process, and what it will start, than
+    the daemon, us, or whatever else its owner works with."""
+    with open(f"/proc/{pid}/oom_score_adj", "w") as file:
+        file.write(str(OFFERED))
 
 
 def kill_children() -> None:
