@@ -15,6 +15,8 @@ from ftd.store import attempts, checkpoints, events, jobs, models
 from ftd.store.db import Transaction
 from ftd.store.store import STARTED, Store
 
+AGES_S = 10 * 365 * 86_400  # an end that is further away is not foretold
+
 # The facts that decide how an attempt ended.
 TELLING = (wire.Accepted, wire.Done, wire.Failed, wire.Stopped)
 
@@ -34,7 +36,9 @@ def keep(
         if not job.final:
             told = _Recorder(store, tx, job, attempt, eta_step_s).record(facts)
         telling = [fact for fact in facts if isinstance(fact, TELLING)]
-        attempts.advance(tx, attempt.id, offset, telling[-1].model_dump_json() if telling else None)
+        # As short as it came: it is read again as a line.
+        word = telling[-1].model_dump_json(exclude_none=True) if telling else None
+        attempts.advance(tx, attempt.id, offset, word)
         return told
 
     return work
@@ -69,7 +73,7 @@ class _Recorder:
         told += self._write_steps()
         if self._last is not None:
             remaining_s = (self._last.total_steps - self._last.step) * self._eta_step_s
-            finish = self._now + round(remaining_s)
+            finish = self._now + round(remaining_s) if remaining_s < AGES_S else None
             jobs.note_progress(self._tx, self._job.id, self._last.step, finish)
         return told
 
@@ -87,6 +91,7 @@ class _Recorder:
             case wire.Prepared(total_steps=total_steps):
                 jobs.note_plan(self._tx, self._job.id, total_steps)
             case wire.Resumed(step=step):
+                checkpoints.forget_after(self._tx, self._job.id, step)
                 return self._once(f"Resumed from step {step}", level="warn")
             case wire.Saved():
                 return self._saved(fact)
@@ -146,6 +151,7 @@ class _Recorder:
         )
         if published.fresh:
             attempts.note_progress(self._tx, self._attempt.id)
+        checkpoints.thin(self._tx, self._job.id, fact.step)
         if name is None:
             return 0
         models.replace(

@@ -6,23 +6,29 @@ the spool and the kernel's locks say where it stands. Nothing is decided from me
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ftd.bell import wait
 from ftd.config import Settings
 from ftd.core import wire
 from ftd.core.clock import Clock
-from ftd.core.device import Device
-from ftd.core.errors import FtdError
+from ftd.core.device import CPU, Device
+from ftd.core.errors import FtdError, Kind
 from ftd.core.job import Attempt, Ending, JobError, outcome
+from ftd.core.story import Story
 from ftd.host.home import Home
 from ftd.host.shelf import Shelf
-from ftd.launch.base import Assignment, BadInputs, Channel, Gone, Launcher, Refused, Spooled
+from ftd.host.space import Space
+from ftd.launch.base import Assignment, BadInputs, Channel, Gone, Launcher, Refused
 from ftd.metrics import Metrics
 from ftd.runner import tokens
+from ftd.runner.health import Health
+from ftd.runner.hearing import hear, story_of
 from ftd.runner.ingest import keep
-from ftd.runner.plan import manifest_sha256, plan
+from ftd.runner.janitor import thin
+from ftd.runner.ladder import Ladder
+from ftd.runner.plan import plan
 from ftd.runner.publish import publish
 from ftd.store import attempts, jobs
 from ftd.store.store import Store
@@ -34,7 +40,6 @@ TICK_S = 1.0  # how late a lost poke can make us
 SILENT_S = 0.2  # between looks at a lock that is still held
 BEGIN_AGAIN_S = 3.0  # after a refusal, before the job may try again
 ASSIGNING_S = 5.0  # what an assignment may still take that an earlier daemon made
-LAST_STAGE = 3  # of a stop: asked, SIGTERM, SIGKILL are done
 
 
 @dataclass(slots=True)
@@ -66,6 +71,7 @@ class Rooms:
     metrics: Metrics
     clock: Clock
     home: Home
+    space: Space
 
 
 class Runner:
@@ -77,10 +83,11 @@ class Runner:
         self._attempt = attempt
         self._offset = attempt.spool_offset
         self._channel: Channel | None = None
-        self._stop_asked_at: float | None = None
-        self._stop_stage = 0
+        self._ladder = Ladder(rooms.settings.stopping)
+        self._health = Health(rooms.settings.silence, rooms.launcher.log(attempt.launch))
         self._woken = asyncio.Event()
         self._fault: JobError | None = None
+        self._story: Story | None = None  # of what is kept; None before the first read
         self._pace = Pace()
         self._shelf = Shelf(rooms.home.tokens, rooms.settings.limits.cache_bytes)
 
@@ -88,10 +95,10 @@ class Runner:
     def job(self) -> str:
         return self._attempt.job
 
-    def stop(self) -> None:
-        """Ask the trainer to end at its next step; then SIGTERM, then SIGKILL. Idempotent."""
-        if self._stop_asked_at is None:
-            self._stop_asked_at = self._rooms.clock.monotonic()
+    def stop(self, *, save: bool = False) -> None:
+        """Bring the trainer to its end at its next step, with a checkpoint if `save`. Idempotent;
+        one without outweighs one with it."""
+        if self._ladder.ask(self._rooms.clock.monotonic(), save=save):
             self._woken.set()
 
     async def begin(self, device: Device, *, launched: bool = False) -> None:
@@ -115,6 +122,10 @@ class Runner:
         except BadInputs as error:
             await self._fail(JobError(code="missing_input", message=f"An input is gone: {error}"))
         except FtdError as error:
+            if error.kind in (Kind.NO_SPACE, Kind.UNAVAILABLE):  # no fault of the job's: it waits
+                if launched:
+                    await self._rooms.launcher.undo(attempt.launch)
+                raise
             await self._fail(JobError(code=error.code or "invalid", message=error.message))
         else:
             await self.run()
@@ -152,6 +163,11 @@ class Runner:
         finally:
             if self._channel is not None:
                 await self._channel.close()
+
+    async def catch_up(self) -> None:
+        """Keep what the spool of an attempt that has ended still holds, and settle nothing."""
+        while await self._ingest():
+            pass
 
     async def _began(self) -> bool:
         """Whether the worker got its job. One that did not ends when we hang up."""
@@ -204,51 +220,27 @@ class Runner:
             return False
         launcher, attempt = self._rooms.launcher, self._attempt
         spooled = launcher.read(attempt.launch, self._offset, READ_BYTES)
-        facts, offset = self._understand(spooled)
-        if facts:
-            self._measure(facts)
+        story = self._story or await story_of(self._rooms.store.db, attempt)
+        heard = hear(spooled, self._offset, story, launcher.out(attempt.launch))
+        self._fault = heard.fault
+        moved = heard.offset > self._offset
+        if moved:
+            self._health.hear(heard.facts)
+            self._measure(heard.facts)
             told = await self._rooms.store.db.write(
-                keep(self._rooms.store, attempt, facts, offset, self._pace.step_s),
+                keep(self._rooms.store, attempt, heard.facts, heard.offset, self._pace.step_s),
                 about=(attempt.job,),  # nothing here changes what is decided
             )
             self._rooms.metrics.queue.events.inc(told)
-            self._offset = offset
+            self._offset, self._story = heard.offset, heard.story
+            if any(isinstance(fact, wire.Saved) for fact in heard.facts):
+                await thin(self._rooms.store.db, self._rooms.home, attempt)
         if self._fault is not None:
-            self.stop()
+            self._ladder.kill()
             return False
-        return bool(facts)
+        return moved
 
-    def _understand(self, spooled: Spooled) -> tuple[list[wire.Fact], int]:
-        """The facts up to the first that makes no sense, which is noted, and where they end."""
-        facts: list[wire.Fact] = []
-        offset = self._offset
-        for frame in spooled.frames:
-            try:
-                fact = wire.decode_fact(frame.line)
-                self._verify(fact)
-            except wire.WireError as error:
-                self._fault = JobError(code="protocol_error", message=f"The trainer said {error}")
-                return facts, offset
-            facts.append(fact)
-            offset = frame.end
-        if spooled.corrupt is not None:
-            self._fault = JobError(
-                code="protocol_error", message=f"The trainer's spool is damaged: {spooled.corrupt}"
-            )
-        return facts, offset
-
-    def _verify(self, fact: wire.Fact) -> None:
-        """A checkpoint is a row only when its manifest is the one that was announced."""
-        if isinstance(fact, wire.Saved):
-            directory = self._rooms.launcher.out(self._attempt.launch) / fact.path
-            if not directory.resolve().is_relative_to(
-                self._rooms.launcher.out(self._attempt.launch).resolve()
-            ):
-                raise wire.WireError(f"that a checkpoint lies outside its run: {fact.path!r}")
-            if manifest_sha256(directory) != fact.manifest_sha256:
-                raise wire.WireError(f"that {fact.path!r} is a checkpoint, and it is not whole")
-
-    def _measure(self, facts: list[wire.Fact]) -> None:
+    def _measure(self, facts: Sequence[wire.Fact]) -> None:
         """Count every step; show the last, since a scrape between two of one read cannot be."""
         metrics, job = self._rooms.metrics.training, self._attempt.job
         steps = [fact for fact in facts if isinstance(fact, wire.Step)]
@@ -276,26 +268,13 @@ class Runner:
             metrics.grad_norm.labels(job).set(norm)
 
     async def _press(self) -> None:
-        """The ladder of a stop: a request, then SIGTERM, then SIGKILL, each with its limit."""
-        if self._stop_asked_at is None or self._channel is None:
+        if self._channel is None:
             return
-        waited_s = self._rooms.clock.monotonic() - self._stop_asked_at
-        stopping = self._rooms.settings.stopping
         try:
-            if self._fault is not None and self._stop_stage < LAST_STAGE:
-                await self._channel.signal("KILL")  # what speaks nonsense is not asked
-                self._stop_stage = LAST_STAGE - 1
-            elif self._stop_stage == 0:
-                await self._channel.command(wire.Stop(save=False))
-            elif self._stop_stage == 1 and waited_s >= stopping.ask_s:
-                await self._channel.signal("TERM")
-            elif self._stop_stage == 2 and waited_s >= stopping.ask_s + stopping.term_s:
-                await self._channel.signal("KILL")
-            else:
-                return
-        except Refused:
-            return  # it has just ended; the next look sees that
-        self._stop_stage += 1
+            await self._ladder.press(self._channel, self._rooms.clock.monotonic())
+            await self._health.look(self._channel, self._rooms.clock.monotonic(), self._pace.step_s)
+        except Gone:
+            return  # its shim has just ended; the next look sees that
 
     async def _pause(self, timeout_s: float) -> None:
         """Wait so long, or until somebody asks us to stop."""
@@ -324,7 +303,8 @@ class Runner:
         if error is None and isinstance(fact, wire.Failed):
             error = JobError(code=fact.code, message=fact.message, param=fact.param)
         last_word = None if fact is None else str(fact.kind)
-        verdict = outcome(exit_, "failed" if self._fault else last_word, error)
+        last_word = "failed" if self._fault else last_word
+        verdict = outcome(exit_, last_word, error, ended_for=self._health.error)
         log.info("attempt ended", extra={"job": attempt.job, "ending": verdict.ending})
         match verdict.ending:
             case Ending.DONE:
@@ -334,10 +314,17 @@ class Runner:
                 assert verdict.error is not None
                 await rooms.store.failed(attempt, verdict.error)
             case Ending.STOPPED:
-                await rooms.store.stopped(attempt)
+                await rooms.store.stopped(attempt, rooms.settings.training.retry_s)
             case Ending.LOST:
                 assert verdict.error is not None
-                await rooms.store.lose(attempt, verdict.error, rooms.settings.training.attempts)
+                training = rooms.settings.training
+                await rooms.store.lose(
+                    attempt,
+                    verdict.error,
+                    training.attempts,
+                    pause_s=training.retry_s,
+                    smaller=attempt.devices == (CPU,),
+                )
         rooms.metrics.queue.exits.labels(verdict.ending).inc()
         rooms.metrics.queue.run.labels(verdict.ending).observe(
             max(0, rooms.clock.now() - attempt.started_at)

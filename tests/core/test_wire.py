@@ -74,3 +74,4 @@ def test_what_is_not_a_number_is_told_as_none() -> None:
     assert wire.finite(float("nan")) is None
     assert wire.finite(float("inf")) is None
     assert wire.finite(1.5) == 1.5
+    assert wire.finite(1e39) is None, "float32 has none such"

@@ -185,6 +185,7 @@ class LauncherConformance:
         await launcher.launch("run-1")
         await said(launcher, "run-1", "started")
         channel = await opened(launcher, "run-1")
+        assert await channel.changed(PATIENCE_S), "it is heard from now on"
         await channel.signal("KILL")
         with pytest.raises(Gone):
             await launcher.assign("run-1", job(["steps", 1]))

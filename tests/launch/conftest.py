@@ -39,7 +39,9 @@ def end(home: Path) -> None:
     while any(alive(process.pid) for process in killed) and time.monotonic() < deadline:
         time.sleep(0.005)
     for child in psutil.Process().children():
-        if not alive(child.pid):
+        try:
+            child.cwd()
+        except psutil.Error:  # it is about to end, or has ended
             child.wait()
 
 

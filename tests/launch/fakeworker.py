@@ -8,6 +8,9 @@ The spec is {"script": [[verb, argument ...], ...]}:
     ["print", n]       n kilobytes on stdout
     ["fork"]           leaves a process that holds what we hold; its pid is in out/grandchild
     ["stray"]          the same in a session of its own
+    ["helper"]         the same, and it does not know a request for its stack
+    ["stack"]          writes its stack to stderr at SIGUSR1 from now on
+    ["eat", mebibytes] takes memory, as the first whom a kernel without any should end
     ["deaf"]           ignores SIGTERM from now on
     ["echo"]           says ready and listens on out/serve.sock; gives one caller back what it says
     ["hang"]           for ever
@@ -15,6 +18,7 @@ The spec is {"script": [[verb, argument ...], ...]}:
 """
 
 import ctypes
+import faulthandler
 import json
 import os
 import select
@@ -32,7 +36,11 @@ FACTS = int(os.environ["FTD_FACTS_FD"])
 COMMANDS = socket.socket(fileno=0)
 
 
+SAID: dict[str, dict[str, Any]] = {}  # the last fact of each kind
+
+
 def say(fact: dict[str, Any]) -> None:
+    SAID[fact["kind"]] = fact
     os.write(FACTS, json.dumps(fact).encode() + b"\n")
 
 
@@ -51,19 +59,27 @@ def hear(locks: list[int]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()] if data else [{"kind": "stop"}]
 
 
-def stop_asked() -> dict[str, Any] | None:
-    if select.select([COMMANDS], [], [], 0)[0]:
+def stop_asked(timeout_s: float | None = 0) -> dict[str, Any] | None:
+    if select.select([COMMANDS], [], [], timeout_s)[0]:
         return hear([])[0]
     return None
 
 
-def leave(*, session: bool) -> None:
+def leave(*, session: bool = False, helper: bool = False) -> None:
     if os.fork() == 0:
         if session:
             os.setsid()
+        if helper:
+            faulthandler.unregister(signal.SIGUSR1)
         Path("out/grandchild.tmp").write_text(str(os.getpid()))
         Path("out/grandchild.tmp").rename("out/grandchild")
         hang()
+
+
+def eat(mebibytes: int) -> NoReturn:
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    eaten = [b"x" * 2**20 for _ in range(mebibytes)]
+    sys.exit(f"there was memory for {len(eaten)} MiB")
 
 
 def hang() -> NoReturn:
@@ -104,7 +120,10 @@ def steps(total: int, pause_s: float) -> None:
 VERBS: dict[str, Callable[..., object]] = {
     "say": put,
     "print": print_,
-    "fork": lambda: leave(session=False),
+    "fork": leave,
+    "helper": lambda: leave(helper=True),
+    "stack": lambda: faulthandler.register(signal.SIGUSR1),
+    "eat": eat,
     "stray": lambda: leave(session=True),
     "deaf": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
     "echo": echo,
@@ -126,10 +145,14 @@ def play(script: list[list[Any]]) -> None:
                 VERBS[verb](*arguments)
 
 
-def main() -> None:
+def die_with_shim() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(os.environ["FTD_SHIM_PID"]):
         sys.exit(1)
+
+
+def main() -> None:
+    die_with_shim()
     say({"kind": "started", "version": 1, "pid": os.getpid()})
     locks: list[int] = []
     assign = hear(locks)[0]

@@ -298,6 +298,7 @@ async def test_a_full_disk_makes_the_worker_wait_and_loses_no_fact(
         return bool((await status(line))["stalled"])
 
     await until(stalled)
+    assert line.stalled, "it is said unasked"
     size = (directory_of(launcher) / "spool").stat().st_size
     assert size == 3000
     part = launcher.read("run-1", 0, 10_000)
@@ -379,6 +380,18 @@ async def test_the_exit_record_says_what_it_cost(launcher: LocalLauncher) -> Non
     }
 
 
+@pytest.mark.parametrize(
+    "record",
+    ["", "[1, 2", "[]", "7", "null", '"code"', "{}", '{"code": "0"}', '{"signal": null}',
+     "[" * 100_000, "\x00", "9" * 5000],
+)  # fmt: skip
+def test_what_no_shim_has_written_is_no_exit_record(tmp_path: Path, record: str) -> None:
+    run = tmp_path / "runs" / "run-1"
+    run.mkdir(parents=True)
+    (run / "exit.json").write_text(record)
+    assert LocalLauncher(tmp_path).exit_record("run-1") is None
+
+
 def test_a_full_disk_is_waited_for_and_a_broken_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "RETRY_S", 0)
     faults = [errno.ENOSPC, errno.EDQUOT, errno.EIO]
@@ -421,7 +434,9 @@ def test_the_log_is_rotated_at_its_size(tmp_path: Path, monkeypatch: pytest.Monk
         log.write(f"{number:99}\n".encode())
     assert (tmp_path / "worker.log").read_text().split() == [str(n) for n in range(20, 30)]
     assert (tmp_path / "worker.log.1").read_text().split() == [str(n) for n in range(10, 20)]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["worker.log", "worker.log.1"]
+    assert (tmp_path / "worker.log.0").read_text().split() == [str(n) for n in range(10)]
+    names = ["worker.log", "worker.log.0", "worker.log.1"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == names
 
 
 def test_a_log_that_cannot_be_rotated_drops_output_and_goes_on_later(
@@ -438,5 +453,5 @@ def test_a_log_that_cannot_be_rotated_drops_output_and_goes_on_later(
         broken.setattr(os, "open", refuse)
         log.write(b"b" * 90)
     log.write(b"c" * 90)
-    assert (tmp_path / "worker.log.1").read_bytes() == b"a" * 90
+    assert (tmp_path / "worker.log.0").read_bytes() == b"a" * 90
     assert (tmp_path / "worker.log").read_bytes() == b"c" * 90

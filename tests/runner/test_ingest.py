@@ -18,7 +18,9 @@ from ftd.core.ids import Ids
 from ftd.core.job import Attempt
 from ftd.runner.ingest import keep
 from ftd.store import events
-from ftd.store.db import Database, connect, migrate
+from ftd.store.connection import connect
+from ftd.store.db import Database
+from ftd.store.schema import migrate
 from ftd.store.store import Store
 from tests.store.conftest import HandClock
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from ftd.bell import Bell
-from ftd.config import Settings, Stopping
+from ftd.config import Settings, Stopping, Training
 from ftd.core.dataset import Format, Report
 from ftd.core.device import Device
 from ftd.core.file import FINE_TUNE, File, FileStatus
@@ -28,6 +28,7 @@ from ftd.core.models import Model, ModelKind
 from ftd.daemon import SystemClock
 from ftd.engine import Engine
 from ftd.host.home import Home
+from ftd.host.space import Space
 from ftd.launch.base import Role
 from ftd.launch.local import LocalLauncher
 from ftd.metrics import Metrics
@@ -140,10 +141,14 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await database.open()
     store = Store(database, SystemClock(), Ids(random.Random(3).randbytes))
     launcher = LocalLauncher(home.root, programs={Role.TRAIN: SCRIPTED})
-    settings = Settings(home=home.root, stopping=Stopping(ask_s=0.2, term_s=0.2))
+    settings = Settings(
+        home=home.root,
+        stopping=Stopping(ask_s=0.2, term_s=0.2),
+        training=Training(retry_s=0.0),
+    )
     rooms = Rooms(
         store=store, launcher=launcher, settings=settings, metrics=Metrics("0"),
-        clock=SystemClock(), home=home,
+        clock=SystemClock(), home=home, space=Space(home.root, 0),
     )  # fmt: skip
     base = Model(
         name="m", project=models.SHARED, kind=ModelKind.BASE, base="m", path="models/m",
@@ -191,7 +196,7 @@ async def test_a_job_runs_to_its_end(world: World) -> None:
 
 async def test_one_job_at_a_time_on_one_device(world: World) -> None:
     world.start()
-    await world.submit(["steps", 1], ["pause", 0.01], ["steps", 1000], name="ftjob-1")
+    await world.submit(["pause", 0.01], ["steps", 1000], name="ftjob-1")
     await world.until_told("Step 1/")
     await world.submit(["checkpoint", 1], ["done", 1], name="ftjob-2")
     await world.until_told("Files validated", "ftjob-2")
