@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard proto/ftd/v1/*.proto)
 
-.PHONY: install demo test lint format bench-install bench clean
+.PHONY: install demo test lint format bench-install bench bench-upload chaos clean
 
 install: $(STAMP)
 
@@ -52,6 +52,16 @@ bench: bench-install
 	-$(BIN)/python -m bench.submit_to_first_step
 	-$(BIN)/python -m bench.daemon
 	-$(BIN)/python -m bench.serve
+
+# 25 GB through the REST face; it wants 27 GB of disk, and asks first.
+bench-upload: install
+	$(BIN)/python -m bench.upload
+
+# What must not be lost, whatever is killed: a thousand cycles, every durability call, real training.
+chaos: install
+	$(BIN)/python -m bench.chaos --cycles 1000
+	$(BIN)/python -m bench.chaos --sweep
+	$(BIN)/python -m bench.chaos --real 5
 
 clean:
 	rm -rf $(VENV) $(BENCH) ftd/v1 .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
