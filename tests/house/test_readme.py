@@ -33,6 +33,16 @@ def test_every_configuration_key_is_in_the_table() -> None:
     assert listed == keys(Settings)
 
 
+def test_every_promise_names_tests_that_are_there() -> None:
+    rows = re.findall(r"^\| (P\d+) \|.*\|.*\|$", README, flags=re.MULTILINE)
+    assert rows == [f"P{number}" for number in range(1, 12)]
+    for row in re.findall(r"^\| P\d+ \|.*\|$", README, flags=re.MULTILINE):
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert tests, row
+        for file, test in tests:
+            assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
 def test_the_numbers_of_the_demo_are_the_demos() -> None:
     data = ROOT / "ftd" / "demo_data" / "marv.jsonl"
     examples = len(data.read_text().splitlines())
