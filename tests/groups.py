@@ -13,7 +13,8 @@ import pytest
 def limited(limit_bytes: int) -> Iterator[Path]:
     """Put this process, and what it starts, into a group with so much memory.
 
-    What it has already counts for its old group. Skips where no such group can be made.
+    What it has already counts for its old group. Skips where no such group can be made. Whoever is
+    to be ended for want of memory offers itself: this process must not be found first.
     """
     parent, limit = _place()
     group = parent / f"ftd-test-{os.getpid()}"
@@ -25,9 +26,13 @@ def limited(limit_bytes: int) -> Iterator[Path]:
         if group.exists():
             group.rmdir()
         pytest.skip(f"no control group of memory can be made here: {error}")
+    offered = Path("/proc/self/oom_score_adj")
+    before = offered.read_text()
+    offered.write_text("0")
     try:
         yield group
     finally:
+        offered.write_text(before)
         (parent / "cgroup.procs").write_text(str(os.getpid()))
         for pid in (group / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
