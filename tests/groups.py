@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,33 +13,36 @@ import pytest
 
 @contextmanager
 def limited(limit_bytes: int) -> Iterator[Path]:
-    """Put this process, and what it starts, into a group with so much memory.
+    """Have every Python that is started give itself into a group with so much memory.
 
-    What it has already counts for its old group. Skips where no such group can be made. Whoever is
-    to be ended for want of memory offers itself: this process must not be found first.
+    This process stays outside: a kernel that looks for somebody to end takes who has most, whatever
+    group that was counted for. Skips where no such group can be made.
     """
     parent, limit = _place()
     group = parent / f"ftd-test-{os.getpid()}"
     try:
         group.mkdir()
         (group / limit).write_text(str(limit_bytes))
-        (group / "cgroup.procs").write_text(str(os.getpid()))
     except OSError as error:
         if group.exists():
             group.rmdir()
         pytest.skip(f"no control group of memory can be made here: {error}")
-    offered = Path("/proc/self/oom_score_adj")
-    before = offered.read_text()
-    offered.write_text("0")
-    try:
-        yield group
-    finally:
-        offered.write_text(before)
-        (parent / "cgroup.procs").write_text(str(os.getpid()))
-        for pid in (group / "cgroup.procs").read_text().split():
-            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-                (parent / "cgroup.procs").write_text(pid)
-        group.rmdir()
+    python = sys.executable
+    with tempfile.TemporaryDirectory() as scratch:
+        joining = Path(scratch) / "python"
+        joining.write_text(
+            f'#!/bin/sh\necho $$ > "{group}/cgroup.procs" || exit\nexec "{python}" "$@"\n'
+        )
+        joining.chmod(0o700)
+        sys.executable = str(joining)
+        try:
+            yield group
+        finally:
+            sys.executable = python
+            for pid in (group / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    (parent / "cgroup.procs").write_text(pid)
+            group.rmdir()
 
 
 def _place() -> tuple[Path, str]:

@@ -116,8 +116,11 @@ class Log:
 def offer(pid: int) -> None:
     """Have a kernel that runs out of memory rather end this process, and what it will start, than
     the daemon, us, or whatever else its owner works with."""
-    with open(f"/proc/{pid}/oom_score_adj", "w") as file:
-        file.write(str(OFFERED))
+    path = f"/proc/{pid}/oom_score_adj"
+    with open(path) as file:
+        before = int(file.read())  # as its owner's whole service may be offered already
+    with open(path, "w") as file:
+        file.write(str(max(OFFERED, before)))
 
 
 def kill_children() -> None:
