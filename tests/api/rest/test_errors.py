@@ -21,7 +21,7 @@ def error_of(answer: httpx2.Response) -> dict[str, str | None]:
 
 
 async def test_an_unknown_route(http: httpx2.AsyncClient) -> None:
-    for path in ("/", "/docs", "/redoc", "/v1", "/v1/files/", "/v1/uploads", f"{JOBS}/x/pause"):
+    for path in ("/", "/docs", "/redoc", "/v1", "/v1/files/", "/v1/uploads", f"{JOBS}/x/stop"):
         answer = await http.get(path)
         assert answer.status_code == 404
         assert error_of(answer)["message"] == f"Invalid URL (GET {path})"
