@@ -175,6 +175,7 @@ def verdicts(found: dict[str, Results]) -> list[tuple[str, str, bool]]:
         ("ordinary", "ours-bfloat16", "trl", 4.0),
         ("ordinary", "ours", "trl-float32", 4.0),
         ("ordinary", "ours", "trl-packed", 3.0),
+        ("shared", "ours-bfloat16", "trl", 12.0),
         ("shared", "ours", "trl-float32", 12.0),
     ):
         results = found[dataset]
@@ -182,11 +183,12 @@ def verdicts(found: dict[str, Results]) -> list[tuple[str, str, bool]]:
             ratio = speed(results, name) / speed(results, against)
             asked = f"{dataset}, tokens/s of {name} against {against}: at least {least:g}"
             held.append((asked, ratio, ratio >= least))
-    results = found["ordinary"]
-    if "trl-float32" in results:
-        share = peak(results, "ours") / peak(results, "trl-float32")
-        asked = "ordinary, memory of ours against trl-float32: at most 1/3"
-        held.append((asked, share, share <= 1 / 3))
+    for name, against in (("ours-bfloat16", "trl"), ("ours", "trl-float32")):
+        results = found["ordinary"]
+        if name in results and against in results:
+            share = peak(results, name) / peak(results, against)
+            asked = f"ordinary, memory of {name} against {against}: at most 1/3"
+            held.append((asked, share, share <= 1 / 3))
     return [(name, f"{figure:.3g}", holds) for name, figure, holds in held]
 
 
