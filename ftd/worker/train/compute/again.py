@@ -29,7 +29,7 @@ class _Recipe:
         tensor = self.tensor()
         return (
             tensor is not None
-            and tensor.numel() == other.numel()
+            and (tensor.numel(), tensor.dtype) == (other.numel(), other.dtype)
             and tensor._version == other._version == self.version  # noqa: SLF001 - it is documented
             and tensor.is_contiguous()
             and other.is_contiguous()

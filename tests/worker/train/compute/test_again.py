@@ -1,6 +1,7 @@
 """What is forgotten is made again, and nothing else is."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +68,26 @@ def test_a_part_of_a_tensor_is_kept() -> None:
     made: list[int] = []
     grad = gradient(lambda x: (double(x, made)[:1] ** 2).sum())
     torch.testing.assert_close(grad, torch.tensor([[8.0, 9.6, 11.2], [0, 0, 0]]))
+    assert made == []
+
+
+def test_the_bits_of_a_tensor_as_other_numbers_are_kept() -> None:
+    """Such as a library's kernel keeps them."""
+
+    class Bits(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x.view(torch.int32))
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+            (bits,) = ctx.saved_tensors
+            return grad * bits.view(torch.float32)
+
+    made: list[int] = []
+    x = torch.linspace(1, 2, 6).view(2, 3)
+    torch.testing.assert_close(gradient(lambda x: Bits.apply(double(x, made))), 4 * x)
     assert made == []
 
 
