@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from ftd.host import cpu
 
 LOOK_S = 2.0  # how long the machine is watched before a measurement
 _FOR_MATRICES = ("avx2", "avx512f", "avx512_bf16", "amx_")
@@ -56,21 +59,15 @@ def seconds(work: Callable[[], object]) -> float:
 def describe() -> str:
     """The machine in a line, for the head of a report."""
     memory = psutil.virtual_memory().total / 2**30
-    cores = f"{os.cpu_count()} cores{_processor()}"
+    processor = ", ".join([cpu.device().name, *_for_matrices()])
+    cores = f"{os.cpu_count()} cores ({processor})"
     return f"{cores}, {memory:.0f} GiB, Python {platform.python_version()}"
 
 
-def _processor() -> str:
-    """Of which kind, and what it has for matrices: that decides more than the number of cores."""
-    try:
-        told = dict(
-            line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if line
-        )
-        lines = {name.strip(): value.strip() for name, value in told.items()}
-    except FileNotFoundError:
-        return ""
-    flags = [flag for flag in lines.get("flags", "").split() if flag.startswith(_FOR_MATRICES)]
-    return f" ({', '.join([lines.get('model name', 'unknown'), *flags])})"
+def _for_matrices() -> list[str]:
+    """What the processor has for them, which decides more than the number of its cores."""
+    flags = re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return [flag for flag in (flags[1].split() if flags else ()) if flag.startswith(_FOR_MATRICES)]
 
 
 def table(rows: Sequence[tuple[str, object]]) -> None:
