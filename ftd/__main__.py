@@ -83,9 +83,10 @@ def backup(
 
     In it are all jobs with their events, files, models and tuned models, and the checkpoints of
     jobs that are not over. Not in it are admin.key and the configuration, which are secrets to be
-    kept elsewhere, the logs of trainers, and the cache. Files are linked where DEST is on the
-    home's file system, which takes no room and no second disk: copy DEST to another to be safe from
-    the loss of this one. The exit status is 3 when something that the database names is missing.
+    kept elsewhere, the logs of trainers, the cache, and what was set aside in unknown/. Files are
+    linked where DEST is on the home's file system, which takes no room and no second disk: copy
+    DEST to another to be safe from the loss of this one. The exit status is 3 when something that
+    the database names is missing.
     """
     from ftd.backup import backup as run
     from ftd.config import load

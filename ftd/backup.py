@@ -5,6 +5,9 @@
     runs/                        of it the checkpoints alone: models, and where open jobs go on
     MANIFEST.json                size and sha256 of every other file; written last
 
+What was set aside in unknown/ is not in it: no row names it, and none of a home that is made of the
+backup would.
+
 Rows first, then the bytes that they name: they never change, so a link is a copy. Only a delete
 could cut one short, and that marks its row before it takes the bytes: when all rows are unmarked
 afterwards, nothing was missed, else what changed is done again.
@@ -71,7 +74,7 @@ def backup(home: Home, destination: Path) -> int:
     for fault in manifest.faults:
         print(f"fault         {fault}")
     print(f"backup        {destination}, {_size(manifest)}")
-    print("not in it     admin.key and the configuration (secrets), logs, and the cache")
+    print("not in it     admin.key and the configuration (secrets), logs, the cache, and unknown/")
     return INCOMPLETE if manifest.faults else 0
 
 

@@ -133,6 +133,18 @@ def test_a_backup_holds_what_the_rows_name_and_no_secret(lived: Lived, tmp_path:
     assert {path.name for path in tmp_path.iterdir()} == {"home", "backup"}, "nothing else is left"
 
 
+def test_what_no_row_names_is_in_no_backup_and_in_nobodys_way(lived: Lived, tmp_path: Path) -> None:
+    aside = lived.home.unknown / "files" / "file-9"
+    aside.parent.mkdir()
+    aside.write_text("lost")
+    assert not [name for name in back_up(lived.home, tmp_path / "backup").files if "file-9" in name]
+    again = Home(tmp_path / "again")
+    again.make()
+    aside.parent.rename(again.unknown / "files")
+    make_again(tmp_path / "backup", again)
+    assert (again.unknown / "files" / "file-9").read_text() == "lost"
+
+
 def test_a_home_made_again_holds_the_same(lived: Lived, tmp_path: Path) -> None:
     back_up(lived.home, tmp_path / "backup")
     again = Home(tmp_path / "again")

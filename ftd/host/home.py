@@ -41,6 +41,11 @@ class Home:
     def tokens(self) -> Path:
         return self.root / "cache" / "tokens"
 
+    @property
+    def unknown(self) -> Path:
+        """Bytes that no row names, set aside; on the disk of all others, so that a rename does."""
+        return self.root / "unknown"
+
     def leftover(self) -> Path | None:
         """A file, a model or a run that lies here, which only a database can explain; None in a
         new home."""
@@ -66,6 +71,7 @@ class Home:
             self.models,
             self.adapters,
             self.tokens,
+            self.unknown,
             self.root / "locks",
         ):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)

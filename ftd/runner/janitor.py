@@ -1,10 +1,12 @@
-"""Removes what runs leave behind once nobody needs it: rows first, then the bytes.
+"""Removes what is left behind once nobody needs it, by runs above all: rows first, then the bytes.
 
     a resume point      goes when two newer checkpoints are recorded, or when its job is over
     a run's rest        (log, spool, optimizer states) goes keep_runs_days after its job was over
     a model             that lies in a run stays until it is deleted
     an open job         loses nothing else: its checkpoints are where it goes on
     what no row knows   is not touched: the database may have been lost, and the run be needed
+    what was set aside  (home/unknown: files and models that no row knew at a start) goes
+                        keep_runs_days after that
 
 All of it is found anew each time, from the rows and the disk, so that a crash in between costs
 nothing. Files are looked at and removed in a thread.
@@ -22,6 +24,7 @@ from pathlib import Path
 from ftd.core.errors import FtdError
 from ftd.core.job import Attempt
 from ftd.core.spec import CHECKPOINTS
+from ftd.host import unknown
 from ftd.host.home import Home
 from ftd.store import checkpoints, launches
 from ftd.store.db import Database
@@ -52,7 +55,7 @@ class Janitor:
             try:
                 await self.sweep()
             except (FtdError, OSError):
-                log.exception("what runs have left is not removed")  # the next sweep tries again
+                log.exception("what is left behind is not removed")  # the next sweep tries again
             await asyncio.sleep(SWEEP_S)
 
     async def sweep(self) -> None:
@@ -61,6 +64,11 @@ class Janitor:
         runs = await asyncio.to_thread(os.listdir, self.home.runs)
         for start in range(0, len(runs), BATCH):
             await self._sweep(runs[start : start + BATCH])
+        await asyncio.to_thread(unknown.forget, self.home, self._due())
+
+    def _due(self) -> float:
+        """What was over then, or before, goes now."""
+        return self.store.clock.now() - self.keep_days * DAY_S
 
     async def _sweep(self, runs: Collection[str]) -> None:
         db = self.store.db
@@ -68,7 +76,7 @@ class Janitor:
         ended = await launches.ended(db, runs)
         models = await launches.model_paths(db, runs)
         points = await launches.checkpoint_paths(db, runs)
-        due = self.store.clock.now() - self.keep_days * DAY_S
+        due = self._due()
         old = {run.launch for run in ended if run.over_at is not None and run.over_at <= due}
         assigned = {f"runs/{launch}/assigned.json" for launch in old}  # says that it was a job's
         await asyncio.to_thread(self._clear, old, _Kept(models), _Kept(models | assigned))

@@ -14,7 +14,7 @@ from ftd.config import Limits
 from ftd.core.dataset import Report
 from ftd.core.errors import FtdError, Kind, invalid, no_such_file
 from ftd.core.file import FINE_TUNE, PURPOSES, File, FileStatus
-from ftd.host import blobs
+from ftd.host import blobs, unknown
 from ftd.host.home import Home
 from ftd.host.shelf import Shelf
 from ftd.host.space import FULL, Space
@@ -132,15 +132,26 @@ class Files:
         await self._check_again()
 
     async def recover(self) -> None:
-        """After a start: drop half uploads and bytes without a row, take up broken-off checks."""
+        """After a start: drop half uploads, set aside bytes that no row names, take up broken-off
+        checks."""
         shutil.rmtree(self._home.incoming, ignore_errors=True)
         self._home.incoming.mkdir(mode=0o700)
         self._shelf.recover()
-        known = await files.known_ids(self._store.db)
-        for path in self._home.files.iterdir():
-            if path.is_file() and path.name not in known:
-                path.unlink()
+        await self._set_aside()
         await self._check_again()
+
+    async def _set_aside(self) -> None:
+        """Leave what lies in files/ as the rows say. All of it was published: whoever sent it may
+        have been told so, by a database that is not this one."""
+        known = await files.known_ids(self._store.db)
+        deleted = await files.purged_ids(self._store.db)
+        found = [path for path in self._home.files.iterdir() if path.is_file()]
+        for path in found:
+            if path.name in deleted:  # and the daemon ended before its bytes went
+                path.unlink()
+        lost = [path for path in found if path.name not in known | deleted]
+        now = self._store.clock.now()
+        await asyncio.to_thread(unknown.set_aside, lost, self._home, now)
 
     async def _check_again(self) -> None:
         """Take up checks that were broken off: by the daemon's end, or by a full disk."""

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from ftd.config import Settings
 from ftd.core.errors import FtdError, Kind, invalid, no_such_model
 from ftd.core.models import Model, ModelKind, is_base_name, is_full
+from ftd.host import unknown
 from ftd.host.home import Home
 from ftd.launch.tool import run_tool
 from ftd.service.exports import Exported, Exports
@@ -144,17 +145,32 @@ class Models:
             await asyncio.to_thread(shutil.rmtree, self._home.root / path, ignore_errors=True)
 
     async def recover(self) -> None:
-        """After a start: remove what an interrupted `add`, export, publication or purge left."""
+        """After a start: remove what an interrupted `add`, export, publication or purge left.
+
+        Whole models that no row names are set aside: their rows may have been lost.
+        """
         await self._exports.recover()
         known = await models.unpurged_paths(self._store.db)
+        deleted = await models.purged_paths(self._store.db)
+        lost = []
         for path in (*self._home.models.iterdir(), *self._home.adapters.iterdir()):
-            if str(path.relative_to(self._home.root)) not in known:
+            name = str(path.relative_to(self._home.root))
+            if name in known:
+                continue
+            if path.name.startswith(".") or name in deleted:  # on its way in or out
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+            else:
+                lost.append(path)
+        await self._set_aside(lost)
+
+    async def _set_aside(self, paths: Collection[Path]) -> None:
+        now = self._store.clock.now()
+        await asyncio.to_thread(unknown.set_aside, paths, self._home, now)
 
     async def _bring_in(self, source: str, target: Path) -> dict[str, object]:
         """Run the worker that does it all; returns the model's facts."""
-        if target.exists():  # its row was purged or never written
-            await asyncio.to_thread(shutil.rmtree, target)
+        if target.exists():  # its row was purged, never written, or lost: nobody can tell
+            await self._set_aside([target])
         result = await run_tool("ftd.worker.models.add", source, str(target), timeout_s=ADD_S)
         try:
             facts = result.answer()

@@ -105,6 +105,12 @@ async def known_ids(db: Database) -> frozenset[str]:
     return frozenset(row["id"] for row in rows)
 
 
+async def purged_ids(db: Database) -> frozenset[str]:
+    """Every file that was deleted and whose bytes were to go."""
+    rows = await db.rows("SELECT id FROM files WHERE purged_at IS NOT NULL")
+    return frozenset(row["id"] for row in rows)
+
+
 async def hashes(db: Database, ids: Sequence[str]) -> dict[str, str]:
     """The sha256 of these files, hidden or not, by id, as far as their bytes are there."""
     marks = ", ".join("?" * len(ids))

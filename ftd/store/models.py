@@ -97,6 +97,15 @@ async def unpurged_paths(db: Database) -> frozenset[str]:
     return frozenset(row["path"] for row in rows)
 
 
+async def purged_paths(db: Database) -> frozenset[str]:
+    """Where, relative to the home, the bytes of deleted models were to go. Not of bases: another
+    may have been added under the same name, and with it at the same path."""
+    rows = await db.rows(
+        "SELECT DISTINCT path FROM models WHERE purged_at IS NOT NULL AND kind <> 'base'"
+    )
+    return frozenset(row["path"] for row in rows)
+
+
 async def visible(db: Database, project: str) -> tuple[Model, ...]:
     """Every model of the project, bases first, then in order of creation."""
     rows = await db.rows(

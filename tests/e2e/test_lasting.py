@@ -71,6 +71,27 @@ def test_a_job_goes_on_in_a_restored_home(own_daemon: Daemon, tmp_path: Path) ->
     assert (again / weights).read_bytes() == (daemon.home / weights).read_bytes()
 
 
+def test_what_an_older_database_does_not_know_is_set_aside(
+    own_daemon: Daemon, tmp_path: Path
+) -> None:
+    daemon, backup = own_daemon, tmp_path / "backup"
+    older = upload(daemon.client(), small_talk(tmp_path / "older.jsonl", 20))
+    assert back_up(Home(daemon.home), backup).faults == ()
+    newer = upload(daemon.client(), small_talk(tmp_path / "newer.jsonl", 30))
+    daemon.ftctl("models", "add", "later", str(daemon.home / "models" / "tiny"))
+    daemon.kill()
+    for suffix in ("", "-wal", "-shm"):
+        (daemon.home / f"ftd.db{suffix}").unlink(missing_ok=True)
+    shutil.copy(backup / "ftd.db", daemon.home)
+    daemon.start()
+    assert [file.id for file in daemon.client().files.list()] == [older]
+    assert daemon.log().count("bytes that no row names are set aside count=1") == 2
+    unknown = daemon.home / "unknown"
+    lines = (tmp_path / "newer.jsonl").read_bytes()
+    assert (unknown / "files" / newer).read_bytes() == lines
+    daemon.ftctl("models", "add", "later", str(unknown / "models" / "later"))  # here it is again
+
+
 def test_only_a_stop_in_order_spares_the_look_at_everything(own_daemon: Daemon) -> None:
     daemon = own_daemon
     told = "reading the whole database"

@@ -12,6 +12,7 @@ import pytest
 from ftd.bell import Bell
 from ftd.core.ids import Ids
 from ftd.core.job import Attempt
+from ftd.host import unknown
 from ftd.host.home import Home
 from ftd.runner.janitor import Janitor, thin
 from ftd.store import checkpoints
@@ -172,6 +173,18 @@ async def test_a_run_that_lives_or_that_no_row_knows_is_not_touched(house: House
     house.draft(unknown, "step-9")
     await house.janitor.sweep()
     assert house.left(alive) == house.left(unknown) == LOG | below(9)
+
+
+async def test_what_was_set_aside_goes_as_long_after_that(house: House) -> None:
+    places = {}
+    for name, since in (("old", 7 * DAY), ("young", 7 * DAY - 1)):
+        lost = house.home.file(f"file-{name}")
+        lost.write_text("lines")
+        unknown.set_aside([lost], house.home, NOW - since)
+        places[name] = house.home.unknown / "files" / lost.name
+    await house.janitor.sweep()
+    assert not places["old"].exists()
+    assert places["young"].read_text() == "lines"
 
 
 async def test_inference_workers_runs_go_too(house: House) -> None:

@@ -139,7 +139,6 @@ async def test_other_purposes_are_kept_as_they_are(room: Room) -> None:
 
 async def test_a_check_that_was_cut_short_is_done_at_the_next_start(room: Room) -> None:
     file = await put(room, LINE * 20)
-    (room.home.files / "file-orphan").write_text("bytes without a row")
     (room.home.incoming / "file-half.part").write_text("half an upload")
     await room.store.db.write(
         lambda tx: tx.execute("UPDATE files SET status = 'uploaded', report = NULL") and None
@@ -149,6 +148,31 @@ async def test_a_check_that_was_cut_short_is_done_at_the_next_start(room: Room) 
     for check in list(room.files._checks.values()):
         await check
     assert (await room.files.get(ME, file.id)).status is FileStatus.PROCESSED
+
+
+async def test_a_start_sets_aside_the_bytes_that_no_row_names(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An older database was put back: what was uploaded since is its owner's, and no rubbish."""
+    older, newer = [await put(room, LINE * count) for count in (10, 11)]
+    await room.store.db.write(
+        lambda tx: tx.execute("DELETE FROM files WHERE id = ?", (newer.id,)) and None
+    )
+    await room.files.recover()
+    assert room.on_disk() == {older.id}
+    assert (room.home.unknown / "files" / newer.id).read_bytes() == LINE * 11
+    (said,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert vars(said)["count"] == 1
+
+
+async def test_a_start_removes_the_bytes_of_what_was_deleted(room: Room) -> None:
+    """The daemon ended after it had said so and before they went: nobody is to find them again."""
+    file = await put(room, LINE * 10)
+    await room.files.delete(ME, file.id)
+    room.home.file(file.id).write_bytes(LINE * 10)
+    await room.files.recover()
+    assert room.on_disk() == set()
+    assert not list(room.home.unknown.iterdir())
 
 
 async def test_a_check_that_broke_off_is_begun_anew_by_the_sweep(room: Room) -> None:
