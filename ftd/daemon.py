@@ -86,25 +86,41 @@ def serve(settings: Settings) -> NoReturn:
     """Run the daemon until SIGTERM or SIGINT, which ends the process. Running jobs go on.
 
     Raises FtdError for what its owner can mend; exits 75 when there is a daemon already, 65 when
-    the database cannot be used, 74 when it has failed under us.
+    the database cannot be used, 74 when the disk is full or the database has failed under us.
     """
     os.umask(0o077)
     home = Home(settings.home)
-    home.make()
     try:
+        _make(home)
         with lock.hold(home.root / "daemon.lock"):
             asyncio.run(_serve(settings, home))
     except lock.Held as held:
-        print(f"ftd: {held}", file=sys.stderr)  # noqa: T201
-        sys.exit(EX_TEMPFAIL)
+        _give_up(held, EX_TEMPFAIL)
     except Unusable as unusable:
-        print(f"ftd: {unusable}", file=sys.stderr)  # noqa: T201
-        sys.exit(EX_DATAERR)
+        _give_up(unusable, EX_DATAERR)
+    except FtdError as error:
+        if error.kind is not Kind.NO_SPACE:
+            raise
+        _give_up(error, EX_IOERR)
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise FtdError(Kind.NO_SPACE, f"the disk of {home.root} is full") from error
+        _give_up(f"the disk of {home.root} is full", EX_IOERR)
     raise AssertionError("_serve ends the process")
+
+
+def _make(home: Home) -> None:
+    try:
+        home.make()
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise FtdError(Kind.INVALID, f"there cannot be a home: {error}") from error
+
+
+def _give_up(why: object, status: int) -> NoReturn:
+    print(f"ftd: {why}", file=sys.stderr)  # noqa: T201
+    sys.exit(status)
 
 
 async def _serve(settings: Settings, home: Home) -> NoReturn:
