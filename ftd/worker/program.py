@@ -31,6 +31,10 @@ _ENVIRONMENT = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # who asks for CUDA while importing does not begin it
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # lengths vary: fragment less
     "TOKENIZERS_PARALLELISM": "false",
+    # oneDNN makes a kernel for each shape, and lengths vary: by default a thousand are kept twice,
+    # a gigabyte after some dozens of steps. So many are one step's.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "1",  # torch's own cache before it
 }
 
 # Torch's words for want of memory where its own OutOfMemoryError does not come.

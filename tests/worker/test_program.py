@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -76,3 +78,33 @@ def test_it_is_too_late_to_lend_a_device_once_cuda_was_called(
     with pytest.raises(AssertionError, match="before a device was lent"):
         see(("GPU-1",))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+_PRODUCTS = """
+from pathlib import Path
+from ftd.worker.program import settle
+settle()
+import torch
+torch.set_num_threads(1)
+matrix = torch.zeros(512, 512, dtype=torch.bfloat16)
+
+def multiply(lengths):
+    for length in lengths:
+        torch.nn.functional.linear(matrix.new_zeros(length, 512), matrix)
+
+def held():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+multiply(range(1, 20))
+before = held()
+multiply(range(20, 420))
+print(held() - before)
+"""
+
+
+def test_kernels_of_lengths_that_come_once_do_not_pile_up() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", _PRODUCTS], check=True, capture_output=True, text=True
+    )
+    assert int(said.stdout) < 100 * 1024  # KiB; 265 MiB where every kernel is kept
