@@ -21,12 +21,12 @@ from ftd.api.rest import server as rest_server
 from ftd.bell import Bell
 from ftd.config import Settings
 from ftd.core.device import Device
-from ftd.core.errors import FtdError, Kind
+from ftd.core.errors import FULL_DISK, FtdError, Kind
 from ftd.core.ids import Ids
 from ftd.engine import Engine
 from ftd.host import cpu, devices, lock, systemd
 from ftd.host.home import Home
-from ftd.host.space import FULL, Space
+from ftd.host.space import Space
 from ftd.launch.local import LocalLauncher
 from ftd.metrics import Metrics
 from ftd.runner.found import take_up
@@ -103,7 +103,7 @@ def serve(settings: Settings) -> NoReturn:
             raise
         _give_up(error, EX_IOERR)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in FULL_DISK:
             raise
         _give_up(f"the disk of {home.root} is full", EX_IOERR)
     raise AssertionError("_serve ends the process")
@@ -113,7 +113,7 @@ def _make(home: Home) -> None:
     try:
         home.make()
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in FULL_DISK:
             raise
         raise FtdError(Kind.INVALID, f"there cannot be a home: {error}") from error
 

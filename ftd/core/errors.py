@@ -1,6 +1,10 @@
 """One table of errors: what went wrong, and how each face says it."""
 
+import errno
 from enum import Enum
+from typing import Final
+
+FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT})  # heals by itself
 
 
 class Kind(Enum):
@@ -33,6 +37,14 @@ class Kind(Enum):
     @property
     def openai_type(self) -> str:
         return self.value[2]
+
+    @property
+    def retry_s(self) -> int | None:
+        """When to try again, where that may help by itself. OpenAI's clients heed up to 60."""
+        return _RETRY_S.get(self)
+
+
+_RETRY_S: Final = {Kind.UNAVAILABLE: 5, Kind.NO_SPACE: 30}
 
 
 class FtdError(Exception):

@@ -5,13 +5,12 @@ At the first sign of a full disk the ballast goes, and what is known already can
 work is refused until there is room for the ballast once more, and for as much beside it.
 """
 
-import errno
 import os
 import shutil
 import threading
 from pathlib import Path
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+from ftd.core.errors import FULL_DISK
 
 NEAR = 8  # the disk counts as full when a ballast's eighth is left
 ROOM = 2  # and as roomy when so many ballasts would fit,
@@ -60,7 +59,7 @@ class Space:
             os.posix_fallocate(descriptor, 0, self._bytes)
         except OSError as error:
             self._ballast.unlink()
-            if error.errno not in FULL:
+            if error.errno not in FULL_DISK:
                 raise
             return False
         finally:

@@ -12,12 +12,12 @@ from typing import BinaryIO, Self
 
 from ftd.config import Limits
 from ftd.core.dataset import Report
-from ftd.core.errors import FtdError, Kind, invalid, no_such_file
+from ftd.core.errors import FULL_DISK, FtdError, Kind, invalid, no_such_file
 from ftd.core.file import FINE_TUNE, PURPOSES, File, FileStatus
 from ftd.host import blobs, unknown
 from ftd.host.home import Home
 from ftd.host.shelf import Shelf
-from ftd.host.space import FULL, Space
+from ftd.host.space import Space
 from ftd.launch.tool import run_tool
 from ftd.metrics import Metrics
 from ftd.service.keys import Actor
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 PAGE = 10_000  # OpenAI's default and most
 CHECKERS = 2  # files checked at once
 WRITE_BYTES = 2**20  # one write to disk
+SYNC_BYTES = 64 * 2**20  # the most of one upload that the disk does not hold yet
 SPARE_BYTES = 64 * 2**20  # of the disk that an upload must leave
 MAX_FILENAME = 255
 EXPIRES_S = range(3600, 2_592_001)
@@ -251,6 +252,7 @@ class Upload:
         self._sha256 = hashlib.sha256()
         self._buffer = bytearray()
         self._bytes = 0
+        self._unsynced = 0
         self._file: BinaryIO | None = None
 
     async def __aenter__(self) -> Self:
@@ -324,7 +326,7 @@ class Upload:
         try:
             await asyncio.to_thread(self._store, data)
         except OSError as error:
-            if error.errno in FULL:
+            if error.errno in FULL_DISK:
                 self._rooms.space.relieve()
                 raise _no_space() from error
             raise
@@ -336,6 +338,11 @@ class Upload:
         while view:
             view = view[self._file.write(view) :]
         self._sha256.update(data)
+        self._unsynced += len(data)
+        if self._unsynced >= SYNC_BYTES:
+            # All of it at the end would have others wait for the disk: for seconds, with gigabytes.
+            os.fdatasync(self._file.fileno())
+            self._unsynced = 0
 
     def _refuse(self, size: int) -> None:
         limit = self._rooms.limits.upload_bytes

@@ -1,10 +1,9 @@
 """Files and directories that are still there after a power cut, and disks that have no room."""
 
-import errno
 import os
 from pathlib import Path
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # these heal by themselves
+from ftd.core.errors import FULL_DISK
 
 
 def fsync(path: Path) -> None:
@@ -20,5 +19,5 @@ def lacks_space(error: BaseException) -> bool:
     """Whether this was for want of space. safetensors and tokenizers, which are written in Rust,
     say so in words alone: "No space left on device (os error 28)"."""
     if isinstance(error, OSError):
-        return error.errno in _FULL
-    return any(f"(os error {number})" in str(error) for number in _FULL)
+        return error.errno in FULL_DISK
+    return any(f"(os error {number})" in str(error) for number in FULL_DISK)

@@ -133,9 +133,12 @@ class Authentication(_Surround):
 def trailers(error: FtdError) -> tuple[tuple[str, str], ...]:
     """What a status alone cannot say: the kind, and OpenAI's code and param, percent-encoded.
 
-    `ftd-kind` is always there, which tells our UNAVAILABLE from that of a broken connection.
+    `ftd-kind` is always there, which tells our UNAVAILABLE from that of a broken connection. When
+    to try again is said in gRPC's own words: a client with a retry policy waits for so long.
     """
     said = [("ftd-kind", error.kind.name)]
+    if error.kind.retry_s is not None:
+        said.append(("grpc-retry-pushback-ms", str(error.kind.retry_s * 1000)))
     if error.code is not None:
         said.append(("ftd-code", quote(error.code)))
     if error.param is not None:

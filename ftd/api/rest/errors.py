@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse, Response
 
 from ftd.core.errors import FtdError, Kind, invalid
 
-RETRY_S = "30"
 TOLD = 5  # faults of one request that its answer names
 
 _CODES = {"missing": "missing_required_parameter"}
@@ -31,13 +30,13 @@ class ErrorBody(BaseModel):
 
 
 def response(error: FtdError, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer to a failed request; 401 says how to do better, and a full disk when."""
+    """The answer to a failed request; 401 says how to do better, 503 and 507 when."""
     kind = error.kind
     extra = dict(headers or {})
     if kind is Kind.UNAUTHENTICATED:
         extra["WWW-Authenticate"] = 'Bearer realm="ftd"'
-    if kind is Kind.NO_SPACE:
-        extra.setdefault("Retry-After", RETRY_S)  # it heals by itself when there is space
+    if kind.retry_s is not None:
+        extra.setdefault("Retry-After", str(kind.retry_s))
     return JSONResponse(body(error).model_dump(), status_code=kind.http_status, headers=extra)
 
 

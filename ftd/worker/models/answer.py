@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from ftd.core.errors import FtdError
+from ftd.core.errors import FULL_DISK, FtdError
 
 _log = logging.getLogger(__name__)
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_ROOM = FULL_DISK | {errno.EFBIG}  # the last: a limit of the file system, or of the user
 
 
 def answer(work: Callable[[], str]) -> int:
@@ -58,7 +58,7 @@ def _explain(error: Exception) -> dict[str, str | None]:
     match error:
         case FtdError():
             return {"message": error.message, "code": error.code}
-        case OSError() if error.errno in _FULL:
+        case OSError() if error.errno in _NO_ROOM:
             return {
                 "message": "there is no space left for the model; nothing was kept.",
                 "code": "no_space",

@@ -182,4 +182,5 @@ async def test_a_worker_that_ends_midway_ends_the_stream_with_a_reason(tmp_path:
         code, message, said = await refused(anext(told))
         assert door.chat.running == 0
     assert (code, said["ftd-kind"]) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+    assert int(said["grpc-retry-pushback-ms"]) > 0
     assert message == "The inference worker has ended; try again."

@@ -376,6 +376,7 @@ async def test_an_error_before_the_first_token_has_a_status(
     face.pool.script = no_device
     answer = await http.post(CHAT, json=body(stream=stream))
     assert answer.status_code == 503
+    assert 0 < int(answer.headers["Retry-After"]) <= 60
     assert error_of(answer)["type"] == "server_error"
     assert face.pool.open == 0
 
