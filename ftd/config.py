@@ -175,6 +175,9 @@ class Serving(_Section):
     """Choices decoded together by one worker."""
     queue: int = Field(256, ge=1)
     """Choices that run or wait at one worker; more are answered 503."""
+    silence_s: float = Field(300.0, gt=0)
+    """A worker that owes an answer and says nothing for so long counts as hung, and is ended. A
+    healthy one says something every ten seconds, but not while one pass takes longer."""
     adapters: int = Field(8, ge=1)
     """Adapters that one worker keeps loaded."""
     cache_tokens: int = Field(16384, ge=0)

@@ -181,7 +181,8 @@ class Refused(_Message):
 
 
 class Load(_Message):
-    """How busy the worker is, said when it changes and at most ten times a second."""
+    """How busy the worker is, said when it changes and at most ten times a second; while it works
+    also every ten seconds, as a sign of life."""
 
     kind: Literal["load"] = "load"
     running: int  # choices in the batch

@@ -15,7 +15,7 @@ from ftd.core.errors import FtdError, Kind, invalid
 from ftd.core.wire import WireError
 
 READ_BYTES = 2**18
-SILENT_S = 1800.0  # that a worker may owe an answer and say nothing: a long prompt on a slow CPU
+LOOK_S = 1.0  # of listening at a time
 
 # Told every answer to a request as it comes, however late it is read.
 Heard = Callable[[chat.Answer], None]
@@ -24,28 +24,39 @@ Heard = Callable[[chat.Answer], None]
 @dataclass(frozen=True, slots=True)
 class _Open:
     heard: Heard
-    asked_at: float
     answers: "asyncio.Queue[chat.Answer | FtdError]" = field(default_factory=asyncio.Queue)
 
 
+class Silent(Exception):
+    """A worker that owes an answer has said nothing for too long."""
+
+
 class Line:
-    """One connection to one worker. `load` is told how busy the worker is."""
+    """One connection to one worker. `load` is told how busy the worker is, and a worker that owes
+    an answer may say nothing for `silence_s`.
+
+    right:  silence is what was listened to, look by look
+    wrong:  now - last_heard, after which a daemon that was stopped ends every worker
+    """
 
     def __init__(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         load: Callable[[chat.Load], None],
+        silence_s: float,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._load = load
+        self._silence_s = silence_s
         self._open: dict[str, _Open] = {}
+        self._owed: set[str] = set()  # what has no end yet: the open, and the cancelled
         self._broken: FtdError | None = None
 
     async def listen(self) -> None:
         """Hand out answers until the worker hangs up. Raises WireError for what is no answer,
-        and for a worker that says nothing for too long."""
+        and Silent."""
         rest = bytearray()
         while data := await self._read():
             *lines, tail = data.split(b"\n")
@@ -67,8 +78,8 @@ class Line:
         if self._broken is not None:
             raise again(self._broken)
         assert request.id not in self._open, f"{request.id} is asked twice"
-        asked_at = asyncio.get_running_loop().time()
-        opened = self._open[request.id] = _Open(heard, asked_at)
+        opened = self._open[request.id] = _Open(heard)
+        self._owed.add(request.id)
         try:
             self._writer.write(line)
             await self._drain()
@@ -96,17 +107,19 @@ class Line:
         self._writer.transport.abort()
 
     async def _read(self) -> bytes:
-        """What comes next; nothing at the end. Raises WireError for a worker that hangs."""
+        """What comes next; nothing at the end. Raises Silent."""
+        silent_s = 0.0
         while True:
-            began = asyncio.get_running_loop().time()
+            look_s = min(LOOK_S, self._silence_s)
             try:
-                async with asyncio.timeout(SILENT_S):
+                async with asyncio.timeout(look_s):
                     return await self._reader.read(READ_BYTES)
             except ConnectionError:
                 return b""  # killed or ended, the worker is gone
             except TimeoutError:
-                if any(opened.asked_at < began for opened in self._open.values()):
-                    raise WireError(f"nothing for {SILENT_S:g} seconds") from None
+                silent_s = silent_s + look_s if self._owed else 0.0
+                if silent_s >= self._silence_s:
+                    raise Silent(f"nothing for {self._silence_s:g} seconds") from None
 
     async def _drain(self) -> None:
         try:
@@ -118,6 +131,8 @@ class Line:
         if isinstance(answer, chat.Load):
             self._load(answer)
             return
+        if isinstance(answer, chat.Ended | chat.Refused):
+            self._owed.discard(answer.id)
         opened = self._open.get(answer.id)
         if opened is None:
             return  # it was cancelled

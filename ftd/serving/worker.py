@@ -5,6 +5,7 @@ is lent its device too early. Its shim ends with the daemon, so there is nothing
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -21,7 +22,7 @@ from ftd.core.spec import ServeSpec
 from ftd.host.home import Home
 from ftd.launch.base import Assignment, BadInputs, Channel, Launcher, Refused, Role
 from ftd.metrics import Metrics
-from ftd.serving.line import Heard, Line
+from ftd.serving.line import Heard, Line, Silent
 from ftd.store.servers import ServerRow
 from ftd.store.store import Store
 
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 SOCKET = "serve.sock"  # below out/
 LOAD_S = 1800.0  # from launch to ready: a large model from a slow disk, proved and warmed up
 STOP_S = 2.0  # to end when it is asked to
-END_S = 10.0  # to vanish when it is killed
+STACK_S = 2.0  # to write its stack, when it hangs
+END_S = 10.0  # to vanish when it is killed, and once more when its shim is
 LOOK_S = 0.05  # between looks at a lock that is still held
 FREE_AGAIN_S = 1.0
 POKE_S = 1.0  # how late a lost poke can make us
@@ -175,6 +177,17 @@ class Worker:
 
     async def run(self) -> None:
         """From the launch until it has gone and its row is ended."""
+        try:
+            await self._live()
+            try:
+                await self._end()
+            finally:
+                await self._free()
+        finally:
+            if self._channel is not None:
+                await self._channel.close()
+
+    async def _live(self) -> None:
         serving = asyncio.create_task(self._serve())
         leaving = asyncio.create_task(self._wait_to_leave())
         try:
@@ -189,18 +202,13 @@ class Worker:
             serving.cancel()
             leaving.cancel()
             await asyncio.gather(serving, leaving, *self._lent.values(), return_exceptions=True)
-            if self._channel is not None:
-                await self._channel.close()
-        try:
-            await self._end()
-        finally:
-            await self._free()
 
     async def _serve(self) -> None:
         try:
             async with asyncio.timeout(LOAD_S):
                 self._line = await self._load()
         except TimeoutError:
+            await self._ask_for_stack()
             raise _ended(f"it was not ready within {LOAD_S:g} seconds") from None
         except BadInputs as error:
             raise no_such_model(self.weights.name) from error
@@ -209,6 +217,9 @@ class Worker:
         try:
             await self._line.listen()
         except wire.WireError as error:
+            raise _ended(f"it said {error}") from error
+        except Silent as error:
+            await self._ask_for_stack()
             raise _ended(f"it said {error}") from error
         raise _ended("its socket is closed")
 
@@ -232,7 +243,8 @@ class Worker:
             reader, writer = await launcher.dial(self._launch, SOCKET)
         except OSError as error:
             raise _ended(f"it does not listen: {error}") from error
-        return Line(reader, writer, self._hear_load)
+        silence_s = self._rooms.settings.serving.silence_s
+        return Line(reader, writer, self._hear_load, silence_s)
 
     def _spec(self) -> ServeSpec:
         serving = self._rooms.settings.serving
@@ -267,6 +279,13 @@ class Worker:
                     raise _unfit(fact)
             offset = spooled.offset
         raise _ended("it ended while it was loading")
+
+    async def _ask_for_stack(self) -> None:
+        """Have one that hangs write into its log where, if it still can."""
+        if self._channel is not None:
+            with contextlib.suppress(Refused):
+                await self._channel.signal("USR1")
+                await asyncio.sleep(STACK_S)
 
     def _hear_load(self, load: chat.Load) -> None:
         adapters = self._rooms.metrics.serving.adapters.labels(self.weights.base)
@@ -313,12 +332,11 @@ class Worker:
     async def _end(self) -> None:
         rooms, launch = self._rooms, self._launch
         await rooms.launcher.hang_up(launch)
-        deadline = rooms.clock.monotonic() + END_S
-        while await rooms.launcher.alive(launch):
-            if rooms.clock.monotonic() > deadline:
+        if not await self._vanished() and self._channel is not None:
+            with contextlib.suppress(Refused):
+                await self._channel.end()  # its shim does not do what it is told: it is frozen
+            if not await self._vanished():
                 log.error("inference worker does not end", extra={"launch": launch})
-                break
-            await asyncio.sleep(LOOK_S)
         exit_ = rooms.launcher.exit_record(launch)
         told = {
             "model": self.weights.name,
@@ -333,6 +351,16 @@ class Worker:
             log.warning("inference worker lost", extra=told)
         self._hear_load(chat.Load(running=0, waiting=0, adapters=0, cached_tokens=0))
         await rooms.launcher.discard(launch)
+
+    async def _vanished(self) -> bool:
+        """Whether the kernel says, soon, that it has gone."""
+        clock = self._rooms.clock
+        deadline = clock.monotonic() + END_S
+        while await self._rooms.launcher.alive(self._launch):
+            if clock.monotonic() > deadline:
+                return False
+            await asyncio.sleep(LOOK_S)
+        return True
 
     async def _free(self) -> None:
         """End its row, and with it its lease; on a full disk as soon as that can be written."""

@@ -7,6 +7,8 @@ The text of a prompt says what to do:
     hold          one piece, and the rest when out/go is there
     refuse CODE   Refused with that code
     mute          nothing at all
+    hang          nothing, and never anything again: the loop stands still
+    beat          nothing but how busy it is, until out/go is there; then one piece
     die           Began, one piece, and SIGKILL
     babble        a line that is no answer
 
@@ -17,10 +19,12 @@ out/asked.
 
 import asyncio
 import ctypes
+import faulthandler
 import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +69,11 @@ class Server:
         id_, (verb, *rest) = asked["id"], asked["prompt"]["text"].split()
         if verb == "mute":
             return
+        if verb == "hang":
+            threading.Event().wait()
+        while verb == "beat" and not Path("out/go").exists():
+            self.load()
+            await asyncio.sleep(LOOK_S)
         if verb == "refuse":
             self.tell("refused", id=id_, message="no", param="messages", code=rest[0])
         elif verb == "babble":
@@ -112,6 +121,7 @@ async def serve() -> None:
 
 def main() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    faulthandler.register(signal.SIGUSR1)
     say("started", version=1, pid=os.getpid())
     assign = json.loads(os.read(0, 4096))
     if assign["kind"] == "stop":

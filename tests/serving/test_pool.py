@@ -1,6 +1,7 @@
 """Requests and the workers that answer them: waiting, sharing, cancelling, and every way to end."""
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -13,7 +14,6 @@ from ftd.core import chat
 from ftd.core.errors import FtdError, Kind
 from ftd.core.models import Model, ModelKind
 from ftd.launch.base import Refused
-from ftd.serving import line as line_module
 from ftd.serving import pool as pool_module
 from ftd.serving import worker as worker_module
 from ftd.store.store import Store
@@ -296,13 +296,100 @@ async def test_a_worker_that_babbles_is_ended(bench: Bench) -> None:
     assert await bench.ask("count 2") == "1 2 "
 
 
-async def test_a_worker_that_hangs_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(bench: Bench, serving: Serving) -> None:
+    """From now on workers that begin may say nothing for a moment only."""
+    quick = serving.model_copy(update={"silence_s": 0.3})
+    bench.rooms = dataclasses.replace(
+        bench.rooms, settings=bench.rooms.settings.model_copy(update={"serving": quick})
+    )
+    bench.pool._rooms = bench.rooms
+
+
+async def test_a_worker_that_hangs_is_ended_and_its_stack_is_in_its_log(
+    bench: Bench, serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    impatient(bench, serving)
+    answers = await begin(bench, "hold")
+    log = bench.rooms.launcher.log((await bench.rows())[0].launch)
+    with pytest.raises(FtdError, match="has ended; try again") as caught:
+        await bench.ask("hang")
+    assert caught.value.kind is Kind.UNAVAILABLE
+    with pytest.raises(FtdError, match="has ended; try again"):
+        await anext(answers)
+    assert await bench.ask("count 2") == "1 2 "
+    await until(lambda: "inference worker lost" in caplog.text)
+    lost = next(record for record in caplog.records if "lost" in record.message)
+    assert "nothing for 0.3 seconds" in lost.why  # type: ignore[attr-defined]
+    assert "in answer" in log.read_text()
+
+
+async def test_a_frozen_worker_is_ended(
+    bench: Bench, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "STACK_S", 0.1)
+    impatient(bench, serving)
     await bench.ask("count 1")
-    monkeypatch.setattr(line_module, "SILENT_S", 0.2)
+    (row,) = await bench.rows()
+    (worker,) = [p for p in processes(bench.shelf.home.root) if tuple(p.cmdline()) == FAKE]
+    worker.suspend()
+    with pytest.raises(FtdError, match="has ended; try again"):
+        await bench.ask("count 2")
     assert await bench.ask("count 2") == "1 2 "
-    with pytest.raises(FtdError, match="has ended"):
-        await bench.ask("mute")
+    while row in await bench.rows():  # noqa: ASYNC110 - rows ring no bell here
+        await asyncio.sleep(0.01)
+    assert not worker.is_running()
+
+
+async def test_so_is_one_whose_shim_is_frozen_too(
+    bench: Bench, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "STACK_S", 0.1)
+    monkeypatch.setattr(worker_module, "END_S", 0.2)
+    impatient(bench, serving)
+    await bench.ask("count 1")
+    bench.granting = False
+    for process in processes(bench.shelf.home.root):
+        process.suspend()
+    with pytest.raises(FtdError, match="has ended; try again"):
+        await bench.ask("count 2")
+    await all_ended(bench)
+    assert_nothing_left(bench)
+
+
+async def test_those_who_ask_it_and_leave_do_not_hide_that_it_hangs(
+    bench: Bench, serving: Serving
+) -> None:
+    impatient(bench, serving)
+    answers = await begin(bench, "hold")
+    (row,) = await bench.rows()
+    hanging = asyncio.create_task(bench.ask("hang"))
+    await until(lambda: len(bench.pool._workers[row.id]._line._open) == 2)  # type: ignore[union-attr]
+    hanging.cancel()
+    await asyncio.gather(hanging, return_exceptions=True)
+    await answers.aclose()
+    while row in await bench.rows():  # noqa: ASYNC110 - rows ring no bell here
+        await asyncio.sleep(0.01)
+
+
+async def test_one_that_works_long_and_says_so_goes_on(bench: Bench, serving: Serving) -> None:
+    impatient(bench, serving)
+    asking = asyncio.create_task(bench.ask("beat"))
+    loop = asyncio.get_running_loop()
+    late = loop.time() + 1.0
+    await until(lambda: loop.time() > late)
+    (await bench.out() / "go").touch()
+    assert await asking == "ab"
+
+
+async def test_so_does_one_that_owes_nothing(bench: Bench, serving: Serving) -> None:
+    impatient(bench, serving)
+    await bench.ask("count 1")
+    (row,) = await bench.rows()
+    loop = asyncio.get_running_loop()
+    late = loop.time() + 1.0
+    await until(lambda: loop.time() > late)
     assert await bench.ask("count 2") == "1 2 "
+    assert await bench.rows() == (row,)
 
 
 async def test_a_refused_assignment_is_tried_again_after_a_rest(

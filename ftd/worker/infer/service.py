@@ -17,6 +17,7 @@ from ftd.worker.report import Asked, Report
 
 SOCKET: Final = Path("out/serve.sock")
 LOAD_S = 0.1  # between two tellings of how busy the worker is
+BEAT_S = 10.0  # the same while that does not change
 # A turn takes the interpreter's lock back hundreds of times, after each call into torch. While a
 # prompt is rendered it waits so long for it each time, instead of the usual 5 ms.
 SWITCH_S = 0.0002
@@ -57,7 +58,11 @@ def _run(errands: "SimpleQueue[Errand]", patience_s: float | None) -> None:
 
 
 class _Gauge:
-    """Tells how busy the worker is: when that changes, and not too often."""
+    """Tells how busy the worker is: when that changes, and not too often.
+
+    And now and then while there is work, so that a long prompt is no silence. It is told between
+    two turns, by the thread that takes them: a turn that hangs is one.
+    """
 
     def __init__(self, batch: Batch, server: Server) -> None:
         self._batch = batch
@@ -71,7 +76,7 @@ class _Gauge:
 
     def look(self) -> None:
         load, now = self._load(), time.monotonic()
-        if load != self._told and now - self._told_at >= LOAD_S:
+        if now - self._told_at >= (BEAT_S if load == self._told else LOAD_S):
             self._server.tell(load)
             self._told, self._told_at = load, now
 

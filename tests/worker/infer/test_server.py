@@ -14,11 +14,13 @@ import pytest
 
 from ftd.core.chat import LINE_BYTES, Began, Cancel, Ended, Load, Refused, Sampling
 from ftd.core.wire import Ready, Stop, decode_fact
+from ftd.worker.infer import service
 from ftd.worker.infer.batch import Batch
 from ftd.worker.infer.desk import Desk
 from ftd.worker.infer.server import Errand, Server
 from ftd.worker.infer.service import serve
 from ftd.worker.report import Asked, Report
+from tests.garbage import forget_earlier
 from tests.worker.infer.client import LIMIT_S, Client, Told, generate
 from tests.worker.infer.inside import spec, tiny_network
 
@@ -180,7 +182,10 @@ def serving(network: Any, tmp_path: Path) -> Iterator[Serving]:
         assert facts.read() == b""
 
 
-def test_how_busy_it_is_is_told_as_it_changes(serving: Serving) -> None:
+def test_how_busy_it_is_is_told_as_it_changes(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "BEAT_S", LIMIT_S)
     client = Client(serving.path)
     (told,) = client.ask(generate("x", Sampling(n=5, max_tokens=100, logit_bias=ENDLESS)))
     assert isinstance(told.last, Ended)
@@ -190,6 +195,19 @@ def test_how_busy_it_is_is_told_as_it_changes(serving: Serving) -> None:
     assert loads[-1].cached_tokens > 100
     for before, after in itertools.pairwise(loads):
         assert before != after
+    client.close()
+
+
+def test_it_gives_a_sign_of_life_while_it_works(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "BEAT_S", 0.0)
+    client = Client(serving.path)
+    request = generate("x", LONG)
+    client.send(request)
+    busy = (load for load in client.loads_that_come() if load.running)
+    assert next(busy) == next(busy)
+    client.send(Cancel(id=request.id))
     client.close()
 
 
@@ -232,6 +250,7 @@ def test_a_stop_hangs_up_on_open_requests(serving: Serving) -> None:
 
 
 def test_it_does_not_start_where_it_cannot_listen(network: Any, tmp_path: Path) -> None:
+    forget_earlier()
     errands: SimpleQueue[Errand] = SimpleQueue()
     server = Server(Desk(network), lambda rows: None, errands, path=tmp_path / "no" / "s", queue=1)
     with pytest.raises(OSError, match="No such file"):
