@@ -6,6 +6,7 @@ import gc
 import pytest
 
 from ftd.bell import SCHEDULE, Bell, wait
+from tests.garbage import forget_earlier
 
 
 async def test_a_ring_wakes_everyone_who_took_it_before() -> None:
@@ -38,6 +39,7 @@ async def test_a_ring_about_nothing_wakes_those_who_listen_to_all() -> None:
 
 
 async def test_nothing_is_kept_of_those_who_have_gone() -> None:
+    forget_earlier()
     bell = Bell()
     for number in range(1000):
         await wait(bell.listen(f"ftjob-{number}"), 0)
