@@ -165,10 +165,14 @@ class Ending(StrEnum):
 
 TRAINER_LOST = "trainer_lost"
 TRAINER_HUNG = "trainer_hung"
+TRAINER_CUT_OFF = "trainer_cut_off"  # with its supervisor, or its host: nobody saw how it ended
 HOST_OUT_OF_MEMORY = "host_out_of_memory"
+CHECKPOINT_DAMAGED = "checkpoint_damaged"
+INTERNAL = "internal_error"  # a mistake of ours
 NO_SPACE = "no_space"
-PASSING = frozenset({NO_SPACE})  # reasons of trainers that end without anybody mending them
+PASSING = frozenset({NO_SPACE, CHECKPOINT_DAMAGED})  # reasons that another attempt may not meet
 MAX_PAUSE_S = 300.0  # before a lost job is tried again
+CUT_OFF_TIMES = 5  # so many times as many chances has a job that is cut off; it may be the cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,10 +217,11 @@ def outcome(
 
 def _obituary(exit_: Exit | None) -> JobError:
     if exit_ is None:
-        words = "vanished without an exit record (a crash of its supervisor or host)"
-    elif exit_.starved:
+        words = "vanished without an exit record (a power cut, or its supervisor was killed)"
+        return JobError(code=TRAINER_CUT_OFF, message=f"The trainer {words}.")
+    if exit_.starved:
         return JobError(code=HOST_OUT_OF_MEMORY, message=_starvation(exit_.peak_memory_bytes))
-    elif exit_.signal is not None:
+    if exit_.signal is not None:
         words = f"was killed by signal {exit_.signal}{_name(exit_.signal)}"
     else:
         words = f"exited with status {exit_.code} before it finished"
@@ -238,6 +243,7 @@ class Losses:
     """The lost attempts of a job, the one just lost included."""
 
     in_a_row: int  # since the last that published a checkpoint, which itself counts as none
+    cut_off: int = 0  # of those in a row, the ones that nobody can be blamed for
     starved: int = 0  # of all: those that the host had no memory for
 
 
@@ -255,13 +261,19 @@ def again(
     """Whether a lost job has another chance, of `attempts` in a row; None: it has failed.
 
     Each waits twice as long as the one before it, from `pause_s` on. One that the host had no
-    memory for gets one chance, with passes of half the size, if they can be `smaller`.
+    memory for gets one chance, with passes of half the size, if they can be `smaller`. One that was
+    cut off takes none of them; but it may be what the machine dies of, so there are CUT_OFF_TIMES
+    as many of these.
     """
     starved = error.code == HOST_OUT_OF_MEMORY
-    if losses.in_a_row >= attempts or (starved and (losses.starved > 1 or not smaller)):
+    cut_off = error.code == TRAINER_CUT_OFF
+    counted = losses.cut_off if cut_off else losses.in_a_row - losses.cut_off
+    most = attempts * CUT_OFF_TIMES if cut_off else attempts
+    if counted >= most or (starved and (losses.starved > 1 or not smaller)):
         return None
     after_s = min(pause_s * 2.0 ** (losses.in_a_row - 1), MAX_PAUSE_S) if losses.in_a_row else 0.0
     how = "The job is queued again"
+    how += ", not counting this attempt" if cut_off and losses.in_a_row else ""
     how += ", with half the memory for a pass" if starved else ""
     how += f", and tried in {after_s:g} s" if after_s else ""
     return Again(after_s=after_s, how=f"{how}.")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from ftd.core.device import Device
-from ftd.core.job import HOST_OUT_OF_MEMORY, Attempt, Ending
+from ftd.core.job import HOST_OUT_OF_MEMORY, TRAINER_CUT_OFF, Attempt, Ending, Losses
 from ftd.store.db import Database, Row, Transaction
 
 _COLUMNS = "id, job, number, launch, devices, started_at, spool_offset"
@@ -12,6 +12,8 @@ _COLUMNS = "id, job, number, launch, devices, started_at, spool_offset"
 # An attempt that never began (its worker did not start, or a lock was held) is handed back: it
 # counts neither for the job nor against it.
 RETURNED = "returned"
+
+_STARVED = "SELECT count(*) AS n FROM attempts WHERE job = ? AND ending_code = ?"
 
 
 def begin(
@@ -102,30 +104,27 @@ def end(
     return cursor.rowcount == 1
 
 
-def without_progress(tx: Transaction, job_id: str) -> int:
-    """How many of the job's last attempts in a row began and published no checkpoint. One that
-    was asked to stop does not count: nothing went wrong with it."""
+def losses(tx: Transaction, job_id: str) -> Losses:
+    """How many of the job's last attempts in a row began and published no checkpoint, and why. One
+    that was asked to stop does not count: nothing went wrong with it."""
     row = tx.execute(
-        "SELECT count(*) FROM attempts WHERE job = :job AND ending IS NOT :returned "
+        "SELECT count(*) AS n, count(*) FILTER (WHERE ending_code = :cut_off) AS cut_off "
+        "FROM attempts WHERE job = :job AND ending IS NOT :returned "
         "AND ending IS NOT :stopped AND number > "
         "(SELECT coalesce(max(number), 0) FROM attempts WHERE job = :job AND progressed)",
-        {"job": job_id, "returned": RETURNED, "stopped": Ending.STOPPED},
+        {
+            "job": job_id,
+            "returned": RETURNED,
+            "stopped": Ending.STOPPED,
+            "cut_off": TRAINER_CUT_OFF,
+        },
     ).fetchone()
-    count: int = row[0]
-    return count
-
-
-_STARVED = "SELECT count(*) AS n FROM attempts WHERE job = ? AND ending_code = ?"
-
-
-def starved(tx: Transaction, job_id: str) -> int:
-    """How many of the job's attempts the host had no memory for."""
-    count: int = tx.execute(_STARVED, (job_id, HOST_OUT_OF_MEMORY)).fetchone()["n"]
-    return count
+    starved = tx.execute(_STARVED, (job_id, HOST_OUT_OF_MEMORY)).fetchone()["n"]
+    return Losses(in_a_row=row["n"], cut_off=row["cut_off"], starved=starved)
 
 
 async def starvations(db: Database, job_id: str) -> int:
-    """The same, read."""
+    """How many of the job's attempts the host had no memory for."""
     count: int = (await db.rows(_STARVED, (job_id, HOST_OUT_OF_MEMORY)))[0]["n"]
     return count
 

@@ -10,7 +10,7 @@ from ftd.core.clock import Clock
 from ftd.core.device import Device
 from ftd.core.file import File
 from ftd.core.ids import Ids
-from ftd.core.job import Attempt, Ending, Job, JobError, Losses, State, Want, again
+from ftd.core.job import Attempt, Ending, Job, JobError, State, Want, again
 from ftd.core.models import Model
 from ftd.core.schedule import LiveAttempt, Snapshot
 from ftd.store import attempts, events, files, jobs, models, servers
@@ -223,13 +223,13 @@ class Store:
                 tx, attempt.id, ending=ending, note=error.message, code=error.code, now=now
             ):
                 return
-            lost = attempts.without_progress(tx, attempt.job)
-            losses = Losses(in_a_row=lost, starved=attempts.starved(tx, attempt.job))
+            losses = attempts.losses(tx, attempt.job)
             chance = again(error, losses, attempts=max_attempts, pause_s=pause_s, smaller=smaller)
             if pausing:
                 self._pause(tx, attempt.job, error.message)
             elif chance is None:
-                told = replace(error, message=f"{error.message} (attempt {lost}, the last)")
+                message = f"{error.message} (attempt {losses.in_a_row}, the last)"
+                told = replace(error, message=message)
                 self.fail(tx, attempt.job, told)
             elif jobs.move(tx, attempt.job, State.QUEUED, now=now):
                 jobs.note_retry(tx, attempt.job, now + math.ceil(chance.after_s))

@@ -5,10 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftd.core.job import (
+    CHECKPOINT_DAMAGED,
+    CUT_OFF_TIMES,
     FINAL,
     HOST_OUT_OF_MEMORY,
     MAX_PAUSE_S,
     MOVES,
+    NO_SPACE,
+    TRAINER_CUT_OFF,
     TRAINER_HUNG,
     TRAINER_LOST,
     Ending,
@@ -71,7 +75,7 @@ def test_a_failure_keeps_its_reason() -> None:
         (Exit(signal=11), TRAINER_LOST, "was killed by signal 11 (SIGSEGV)."),
         (Exit(signal=63), TRAINER_LOST, "was killed by signal 63."),
         (Exit(code=3), TRAINER_LOST, "exited with status 3 before it finished."),
-        (None, TRAINER_LOST, "without an exit record"),
+        (None, TRAINER_CUT_OFF, "without an exit record"),
         (
             Exit(signal=9, starved=True, peak_memory_bytes=13 * 2**28),
             HOST_OUT_OF_MEMORY,
@@ -100,13 +104,15 @@ def test_one_that_finished_before_we_ended_it_is_done() -> None:
     assert outcome(Exit(signal=9), "done", None, ended_for=HUNG).ending is Ending.DONE
 
 
-def test_a_reason_that_passes_is_a_loss() -> None:
-    full = JobError(code="no_space", message="The disk is full.")
-    verdict = outcome(Exit(code=0), "failed", full)
-    assert (verdict.ending, verdict.error) == (Ending.LOST, full)
+@pytest.mark.parametrize("code", [NO_SPACE, CHECKPOINT_DAMAGED])
+def test_a_reason_that_another_attempt_may_not_meet_is_a_loss(code: str) -> None:
+    error = JobError(code=code, message="Something was in the way.")
+    verdict = outcome(Exit(code=0), "failed", error)
+    assert (verdict.ending, verdict.error) == (Ending.LOST, error)
 
 
-LOST = JobError(code=TRAINER_LOST, message="The trainer vanished.")
+LOST = JobError(code=TRAINER_LOST, message="The trainer was killed.")
+CUT_OFF = JobError(code=TRAINER_CUT_OFF, message="The trainer vanished.")
 STARVED = JobError(code=HOST_OUT_OF_MEMORY, message="No memory.")
 
 
@@ -141,16 +147,35 @@ def test_a_starved_one_gets_one_smaller_chance_if_that_can_be() -> None:
     assert chances(STARVED, Losses(in_a_row=0, starved=2)) == ["failed"], "progress or not"
 
 
+def test_one_that_was_cut_off_takes_no_chance_of_the_job() -> None:
+    lost = Losses(in_a_row=9, cut_off=7)
+    assert chances(LOST, lost, Losses(in_a_row=9, cut_off=6)) == ["300", "failed"]
+    assert chances(CUT_OFF, Losses(in_a_row=3, cut_off=1), Losses(in_a_row=3, cut_off=3)) == [
+        "20",
+        "20",
+    ], "whatever else was lost before"
+
+
+def test_a_machine_that_dies_of_a_job_does_not_do_so_for_ever() -> None:
+    last = 3 * CUT_OFF_TIMES
+    losses = [Losses(in_a_row=count, cut_off=count) for count in (1, last - 1, last, last + 1)]
+    assert chances(CUT_OFF, *losses) == ["5", "300", "failed", "failed"]
+
+
 def test_people_are_told_what_comes() -> None:
     def how(error: JobError, count: int) -> str:
-        chance = again(
-            error, Losses(in_a_row=count, starved=1), attempts=3, pause_s=5.0, smaller=True
-        )
+        cut_off = count if error is CUT_OFF else 0
+        losses = Losses(in_a_row=count, cut_off=cut_off, starved=1)
+        chance = again(error, losses, attempts=3, pause_s=5.0, smaller=True)
         assert chance is not None
         return chance.how
 
     assert how(LOST, 0) == "The job is queued again."
     assert how(LOST, 1) == "The job is queued again, and tried in 5 s."
+    assert how(CUT_OFF, 0) == "The job is queued again."
+    assert (
+        how(CUT_OFF, 1) == "The job is queued again, not counting this attempt, and tried in 5 s."
+    )
     assert (
         how(STARVED, 1)
         == "The job is queued again, with half the memory for a pass, and tried in 5 s."

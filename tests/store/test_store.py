@@ -167,6 +167,38 @@ async def test_a_checkpoint_gives_new_chances_and_a_return_costs_none(store: Sto
     assert await state(store) is State.FAILED
 
 
+async def test_one_that_was_cut_off_leaves_the_job_its_chances(store: Store) -> None:
+    await add_file(store, "file-1")
+    await add_job(store)
+    gone = JobError(code="trainer_lost", message="gone")
+    cut = JobError(code="trainer_cut_off", message="The trainer vanished.")
+    for error in (cut, cut, gone, cut, cut):
+        await store.lose(await started(store), error, 2)
+        assert await state(store) is State.QUEUED
+    assert (await told(store))[-1].startswith("The trainer vanished. The job is queued again, not")
+    await store.lose(await started(store), gone, 2)
+    job = await jobs.get(store.db, "ftjob-1")
+    assert job is not None
+    assert job.error == JobError(code="trainer_lost", message="gone (attempt 6, the last)")
+
+
+async def test_a_job_that_is_cut_off_again_and_again_fails_in_the_end(store: Store) -> None:
+    await add_file(store, "file-1")
+    await add_job(store)
+    cut = JobError(code="trainer_cut_off", message="The trainer vanished.")
+    for progressed in (False, False, False, False, True, False, False, False, False):
+        attempt = await started(store)
+        if progressed:
+            await store.db.write(lambda tx, id_=attempt.id: attempts.note_progress(tx, id_))
+        await store.lose(attempt, cut, 1)
+        assert await state(store) is State.QUEUED
+    await store.lose(await started(store), cut, 1)
+    job = await jobs.get(store.db, "ftjob-1")
+    assert job is not None
+    assert job.state is State.FAILED
+    assert job.error == replace(cut, message="The trainer vanished. (attempt 5, the last)")
+
+
 async def test_success_is_all_or_nothing(store: Store) -> None:
     await add_file(store, "file-1")
     await add_job(store)
