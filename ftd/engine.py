@@ -27,6 +27,7 @@ from ftd.core.schedule import (
     decide,
 )
 from ftd.runner.quarantine import Quarantine
+from ftd.runner.rests import Rests
 from ftd.runner.runner import Rooms, Runner
 from ftd.runner.warm import Warm
 from ftd.store import attempts, jobs
@@ -86,6 +87,7 @@ class Engine:
     quarantine: Quarantine | None = None
     alive: Callable[[], None] = lambda: None  # told at every turn: the watchdog's food
     _lives: dict[int, _Life] = field(default_factory=dict)
+    _rests: Rests = field(default_factory=Rests)
     _reasons: dict[str, str] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -152,11 +154,16 @@ class Engine:
         )
 
     async def _adopt(self) -> None:
-        """Give every live attempt somebody who follows it, whoever began it."""
+        """Give every live attempt somebody who follows it, whoever began it; or who ends it, where
+        following has failed too often."""
+        now = self.rooms.clock.monotonic()
         for attempt in await attempts.live(self.rooms.store.db):
-            if attempt.id not in self._lives:
-                runner = Runner(self.rooms, attempt)
-                self._live(attempt, runner, runner.run())
+            if attempt.id in self._lives or self._rests.resting(attempt.job, now):
+                continue
+            runner = Runner(self.rooms, attempt)
+            fault = self._rests.fault(attempt.job)
+            life = runner.run() if fault is None else runner.abandon(fault)
+            self._live(attempt, runner, life)
 
     async def _apply(self, action: Action) -> None:
         match action:
@@ -214,11 +221,17 @@ class Engine:
         task.add_done_callback(lambda done: self._ended(attempt, done))
 
     def _ended(self, attempt: Attempt, task: "asyncio.Task[None]") -> None:
-        """A runner that fails, on a full disk or by our own mistake, is begun anew at the next
-        turn, and takes up its trainer where it stands."""
-        del self._lives[attempt.id]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _complain("runner failed", error, job=attempt.job)
+        """A runner that fails, on a full disk or by our own mistake, is begun anew after a rest,
+        and takes up its trainer where it stands."""
+        runner = self._lives.pop(attempt.id).runner
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            now = self.rooms.clock.monotonic()
+            rest_s = self._rests.failed(attempt, runner.offset, error, now)
+            _complain("runner failed", error, job=attempt.job, rest_s=f"{rest_s:g}")
+        elif runner.settled:
+            self._rests.settled(attempt.job)
 
 
 def _complain(what: str, error: BaseException, **about: str) -> None:

@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ftd.core import wire
-from ftd.core.job import Attempt, JobError
+from ftd.core.job import CHECKPOINT_DAMAGED, Attempt, JobError
 from ftd.core.story import Story
 from ftd.launch.base import Spooled
-from ftd.runner.plan import manifest_sha256
+from ftd.runner import manifest
+from ftd.runner.manifest import Damaged
 from ftd.store import checkpoints, events
 from ftd.store.db import Database
 
@@ -36,13 +37,18 @@ async def story_of(db: Database, attempt: Attempt) -> Story:
     )
 
 
+def announces(spooled: Spooled) -> bool:
+    """Whether a checkpoint may be announced, whose files are then hashed: gigabytes perhaps."""
+    return any(b"saved" in frame.line for frame in spooled.frames)
+
+
 def hear(spooled: Spooled, offset: int, story: Story, out: Path) -> Heard:
     """Understand the frames from `offset` on, of a trainer that writes `out`."""
     facts: list[wire.Fact] = []
     story = replace(story)  # what is not kept in the end was never heard
 
-    def heard(fault: str | None) -> Heard:
-        error = None if fault is None else JobError(code="protocol_error", message=fault)
+    def heard(fault: str | None, code: str = "protocol_error") -> Heard:
+        error = None if fault is None else JobError(code=code, message=fault)
         return Heard(facts=tuple(facts), offset=offset, story=story, fault=error)
 
     for frame in spooled.frames:
@@ -56,6 +62,9 @@ def hear(spooled: Spooled, offset: int, story: Story, out: Path) -> Heard:
             counts = not isinstance(fact, wire.Saved) or _verify(fact, out)
         except wire.WireError as error:
             return heard(f"The trainer said {error}")
+        except Damaged as damage:
+            message = f"A checkpoint is damaged that the trainer has just saved: {damage}."
+            return heard(message, CHECKPOINT_DAMAGED)
         facts += [fact] if counts else []
         offset = frame.end
     if spooled.corrupt is not None:
@@ -64,8 +73,9 @@ def hear(spooled: Spooled, offset: int, story: Story, out: Path) -> Heard:
 
 
 def _verify(fact: wire.Saved, out: Path) -> bool:
-    """A checkpoint is a row only when its manifest is the one that was announced. A resume point
-    that is gone counts for nothing: a newer one had made it needless, of which a database that was
+    """A checkpoint is a row only when its manifest is the one that was announced, and a model only
+    when its files are those of the manifest; whoever resumes hashes the rest. A resume point that
+    is gone counts for nothing: a newer one had made it needless, of which a database that was
     restored from a backup does not know."""
     directory = out / fact.path
     try:
@@ -78,6 +88,19 @@ def _verify(fact: wire.Saved, out: Path) -> bool:
         raise wire.WireError(f"that step {fact.step} is saved outside its run")
     if gone and not fact.epoch_end:
         return False
-    if manifest_sha256(directory) != fact.manifest_sha256:
+    if manifest.manifest_sha256(directory) != fact.manifest_sha256:
         raise wire.WireError(f"that step {fact.step} is saved, and its checkpoint is not whole")
+    if fact.epoch_end:
+        _verify_model(fact, directory)
     return True
+
+
+def _verify_model(fact: wire.Saved, directory: Path) -> None:
+    """Raises WireError where there is none, Damaged where it is not as the manifest has it."""
+    try:
+        model = manifest.listed(directory, fact.manifest_sha256)
+        if model.form != fact.contents:
+            raise ValueError(f"it holds no {fact.contents}")
+        manifest.verify(directory / model.form, model)
+    except (PermissionError, ValueError) as error:
+        raise wire.WireError(f"that step {fact.step} is saved as a model: {error}") from error

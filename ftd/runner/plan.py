@@ -1,9 +1,6 @@
 """What an attempt is told: the spec, resolved once per job, and the inputs that go with it."""
 
 import asyncio
-import hashlib
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +14,13 @@ from ftd.core.models import Model, is_full, unfit
 from ftd.core.spec import Optimizer, TrainSpec
 from ftd.host.home import Home
 from ftd.launch.base import Assignment
+from ftd.runner.manifest import manifest_sha256
 from ftd.store import attempts, checkpoints, events, jobs, models
 from ftd.store.checkpoints import ResumePoint
 from ftd.store.db import Transaction
 from ftd.store.store import Store
 
 MIN_PASS = 8  # tokens: what the configuration allows at least
-
-MANIFEST_BYTES = 2**20  # thousands of files
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,20 +171,3 @@ def _note_lost(store: Store, tx: Transaction, job_id: str, steps: Sequence[int])
         if not events.told(tx, job_id, message):
             store.tell(tx, job_id, message, level="warn")
         checkpoints.forget(tx, job_id, step)
-
-
-def manifest_sha256(checkpoint: Path) -> str | None:
-    """The hash of a checkpoint's manifest, or None where there is none. The files that it names
-    are hashed by whoever loads them.
-
-    A trainer wrote it: what is a link, a pipe, a device or too long is none.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        with os.fdopen(os.open(checkpoint / "MANIFEST.json", flags), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return None
-            data = file.read(MANIFEST_BYTES + 1)
-    except OSError:
-        return None
-    return hashlib.sha256(data).hexdigest() if len(data) <= MANIFEST_BYTES else None

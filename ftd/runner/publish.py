@@ -12,35 +12,43 @@ from pathlib import Path
 
 from ftd.core import wire
 from ftd.core.file import RESULTS, File, FileStatus
-from ftd.core.job import Attempt, JobError
+from ftd.core.job import CHECKPOINT_DAMAGED, Attempt, JobError
 from ftd.core.models import FULL, Model, ModelKind
 from ftd.core.results import FILENAME, render
 from ftd.host import blobs
 from ftd.host.home import Home
+from ftd.runner import manifest
+from ftd.runner.manifest import Damaged, Listed
 from ftd.store import checkpoints, events, jobs
+from ftd.store.checkpoints import ResumePoint
 from ftd.store.store import Store
 
 
-async def publish(store: Store, home: Home, attempt: Attempt, done: wire.Done) -> None:
-    """Publish the model of step `done.step` and the result file, then move the job."""
+async def publish(store: Store, home: Home, attempt: Attempt, done: wire.Done) -> JobError | None:
+    """Publish the model of step `done.step` and the result file, then move the job.
+
+    Returns why the attempt is lost instead, and is not settled, where the model is damaged.
+    """
     job = await jobs.get(store.db, attempt.job)
     assert job is not None
     if job.final:
         await store.stopped(attempt)
-        return
+        return None
     point = await checkpoints.at_step(store.db, job.id, done.step)
     if point is None:
         message = f"The trainer said that it was done, and has no checkpoint of step {done.step}."
         await store.failed(attempt, JobError(code="protocol_error", message=message))
-        return
-    source = _contents(home.root / point.path)
+        return None
     target = home.adapter(job.minted)
     try:
-        sha256 = await asyncio.to_thread(_publish_model, source, target)
-    except (FileNotFoundError, ValueError) as error:
+        published = await asyncio.to_thread(_publish_model, home.root / point.path, point, target)
+    except Damaged as damage:
+        message = f"The checkpoint of step {done.step} is damaged: {damage}."
+        return JobError(code=CHECKPOINT_DAMAGED, message=message)
+    except ValueError as error:
         message = f"The checkpoint of step {done.step} holds no model that can be kept: {error}"
         await store.failed(attempt, JobError(code="protocol_error", message=message))
-        return
+        return None
     csv = await asyncio.to_thread(_csv, await events.all_steps(store.db, job.id))
     file_id = store.ids.file()
     await asyncio.to_thread(_publish_file, csv, home.file(file_id), home.incoming)
@@ -53,10 +61,10 @@ async def publish(store: Store, home: Home, attempt: Attempt, done: wire.Done) -
             kind=ModelKind.TUNED,
             base=job.base,
             path=str(target.relative_to(home.root)),
-            sha256=sha256,
+            sha256=published.sha256,
             created_at=now,
             job=job.id,
-            facts={"form": FULL if source.name == "model" else source.name},
+            facts={"form": FULL if published.form == "model" else published.form},
         ),
         result=File(
             seq=0,
@@ -74,30 +82,35 @@ async def publish(store: Store, home: Home, attempt: Attempt, done: wire.Done) -
     if not succeeded:
         await asyncio.to_thread(shutil.rmtree, target)
         home.file(file_id).unlink()
+    return None
 
 
-def _contents(checkpoint: Path) -> Path:
-    """The model inside a checkpoint: an adapter, or every weight."""
-    adapter = checkpoint / "adapter"
-    return adapter if adapter.is_dir() else checkpoint / "model"
+def _publish_model(checkpoint: Path, point: ResumePoint, target: Path) -> Listed:
+    """Put the model at its place, whole or not at all, as the checkpoint's manifest has it.
 
-
-def _publish_model(source: Path, target: Path) -> str:
-    """Put the model at its place, whole or not at all; returns its hash.
-
-    Raises ValueError for links, pipes and devices in it, FileNotFoundError where there is none.
+    Raises Damaged where it is not; ValueError for links, pipes and devices in it.
     """
+    model = manifest.listed(checkpoint, point.sha256)
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    if not target.exists():
-        if source.is_symlink():
-            raise ValueError(f"{source} is a symbolic link")
+    if target.exists():  # a daemon put it there, and ended
         try:
-            blobs.link_or_copy(source, temporary)
-            blobs.publish(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return blobs.tree_sha256(target)
+            manifest.verify(target, model)
+            return model
+        except Damaged:
+            shutil.rmtree(target)
+    source = checkpoint / model.form
+    if source.is_symlink():
+        raise ValueError(f"{source} is a symbolic link")
+    if not source.is_dir():
+        raise Damaged(f"its {model.form} is missing")
+    try:
+        blobs.link_or_copy(source, temporary)
+        manifest.verify(temporary, model)
+        blobs.publish(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return model
 
 
 def _csv(steps: Sequence[str]) -> bytes:

@@ -5,9 +5,11 @@ the spool and the kernel's locks say where it stands. Nothing is decided from me
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ftd.bell import wait
 from ftd.config import Settings
@@ -15,7 +17,7 @@ from ftd.core import wire
 from ftd.core.clock import Clock
 from ftd.core.device import CPU, Device
 from ftd.core.errors import FtdError, Kind
-from ftd.core.job import Attempt, Ending, JobError, outcome
+from ftd.core.job import Attempt, Ending, JobError, Outcome, outcome
 from ftd.core.story import Story
 from ftd.host.home import Home
 from ftd.host.shelf import Shelf
@@ -23,8 +25,8 @@ from ftd.host.space import Space
 from ftd.launch.base import Assignment, BadInputs, Channel, Gone, Launcher, Refused
 from ftd.metrics import Metrics
 from ftd.runner import tokens
-from ftd.runner.health import Health
-from ftd.runner.hearing import hear, story_of
+from ftd.runner.health import KILL_S, Health
+from ftd.runner.hearing import announces, hear, story_of
 from ftd.runner.ingest import keep
 from ftd.runner.janitor import thin
 from ftd.runner.ladder import Ladder
@@ -79,6 +81,7 @@ class Runner:
 
     def __init__(self, rooms: Rooms, attempt: Attempt, *, starting: bool = False) -> None:
         self.starting = starting  # to be begun, or begun and not at its first step yet
+        self.settled = False  # it came to its end
         self._rooms = rooms
         self._attempt = attempt
         self._offset = attempt.spool_offset
@@ -94,6 +97,11 @@ class Runner:
     @property
     def job(self) -> str:
         return self._attempt.job
+
+    @property
+    def offset(self) -> int:
+        """Up to where its spool is kept."""
+        return self._offset
 
     def stop(self, *, save: bool = False) -> None:
         """Bring the trainer to its end at its next step, with a checkpoint if `save`. Idempotent;
@@ -123,10 +131,12 @@ class Runner:
             await self._fail(JobError(code="missing_input", message=f"An input is gone: {error}"))
         except FtdError as error:
             if error.kind in (Kind.NO_SPACE, Kind.UNAVAILABLE):  # no fault of the job's: it waits
-                if launched:
-                    await self._rooms.launcher.undo(attempt.launch)
+                await self._take_back()
                 raise
             await self._fail(JobError(code=error.code or "invalid", message=error.message))
+        except Exception:
+            await self._take_back()
+            raise
         else:
             await self.run()
 
@@ -152,17 +162,45 @@ class Runner:
         await tokens.lend(self._rooms.store.db, self._shelf, launcher, launch, assignment.job)
         await launcher.assign(launch, assignment)
 
+    async def _take_back(self) -> None:
+        """End a worker that has no job yet, if there is one: nobody else would."""
+        launcher, launch = self._rooms.launcher, self._attempt.launch
+        if not launcher.assigned(launch):
+            await launcher.undo(launch)
+
     async def run(self) -> None:
         """Follow an assigned attempt to its end and settle it."""
         try:
             if await self._began():
                 await self._follow()
                 await self._settle()
+                self.settled = True
             else:
                 await self._give_back("its worker never began")
         finally:
             if self._channel is not None:
                 await self._channel.close()
+
+    async def abandon(self, error: JobError) -> None:
+        """Bring a trainer that nobody can follow to its end, and fail its job.
+
+        Nothing that it said is read. Its devices are given back when no process of it lives.
+        """
+        launcher, attempt = self._rooms.launcher, self._attempt
+        ends_at = self._rooms.clock.monotonic() + KILL_S
+        while True:
+            channel = await launcher.connect(attempt.launch)
+            if channel is not None:
+                with contextlib.suppress(Gone):
+                    late = self._rooms.clock.monotonic() > ends_at  # its shim is frozen, perhaps
+                    await (channel.end() if late else channel.signal("KILL"))
+                await channel.close()
+            elif not await launcher.alive(attempt.job):
+                break
+            await self._pause(SILENT_S)
+        await self._fail(error)
+        self._rooms.metrics.training.forget(attempt.job)
+        self.settled = True
 
     async def catch_up(self) -> None:
         """Keep what the spool of an attempt that has ended still holds, and settle nothing."""
@@ -221,7 +259,8 @@ class Runner:
         launcher, attempt = self._rooms.launcher, self._attempt
         spooled = launcher.read(attempt.launch, self._offset, READ_BYTES)
         story = self._story or await story_of(self._rooms.store.db, attempt)
-        heard = hear(spooled, self._offset, story, launcher.out(attempt.launch))
+        understand = partial(hear, spooled, self._offset, story, launcher.out(attempt.launch))
+        heard = await asyncio.to_thread(understand) if announces(spooled) else understand()
         self._fault = heard.fault
         moved = heard.offset > self._offset
         if moved:
@@ -296,6 +335,29 @@ class Runner:
         await tokens.keep(
             rooms.store.db, self._shelf, rooms.launcher.out(attempt.launch), attempt.job
         )
+        verdict = await self._conclude()
+        log.info("attempt ended", extra={"job": attempt.job, "ending": verdict.ending})
+        match verdict.ending:
+            case Ending.DONE:
+                pass
+            case Ending.FAILED:
+                assert verdict.error is not None
+                await rooms.store.failed(attempt, verdict.error)
+            case Ending.STOPPED:
+                await rooms.store.stopped(attempt, rooms.settings.training.retry_s)
+            case Ending.LOST:
+                assert verdict.error is not None
+                await self._lose(verdict.error)
+        rooms.metrics.queue.exits.labels(verdict.ending).inc()
+        rooms.metrics.queue.run.labels(verdict.ending).observe(
+            max(0, rooms.clock.now() - attempt.started_at)
+        )
+        rooms.metrics.training.forget(attempt.job)
+        await rooms.launcher.discard(attempt.launch)
+
+    async def _conclude(self) -> Outcome:
+        """How it ended; one that is done is published by then, or lost, if its model is damaged."""
+        rooms, attempt = self._rooms, self._attempt
         exit_ = rooms.launcher.exit_record(attempt.launch)
         word = await attempts.last_word(rooms.store.db, attempt.id)
         fact = None if word is None else wire.decode_fact(word.encode())
@@ -305,32 +367,21 @@ class Runner:
         last_word = None if fact is None else str(fact.kind)
         last_word = "failed" if self._fault else last_word
         verdict = outcome(exit_, last_word, error, ended_for=self._health.error)
-        log.info("attempt ended", extra={"job": attempt.job, "ending": verdict.ending})
-        match verdict.ending:
-            case Ending.DONE:
-                assert isinstance(fact, wire.Done)
-                await publish(rooms.store, rooms.home, attempt, fact)
-            case Ending.FAILED:
-                assert verdict.error is not None
-                await rooms.store.failed(attempt, verdict.error)
-            case Ending.STOPPED:
-                await rooms.store.stopped(attempt, rooms.settings.training.retry_s)
-            case Ending.LOST:
-                assert verdict.error is not None
-                training = rooms.settings.training
-                await rooms.store.lose(
-                    attempt,
-                    verdict.error,
-                    training.attempts,
-                    pause_s=training.retry_s,
-                    smaller=attempt.devices == (CPU,),
-                )
-        rooms.metrics.queue.exits.labels(verdict.ending).inc()
-        rooms.metrics.queue.run.labels(verdict.ending).observe(
-            max(0, rooms.clock.now() - attempt.started_at)
+        if verdict.ending is not Ending.DONE:
+            return verdict
+        assert isinstance(fact, wire.Done)
+        damage = await publish(rooms.store, rooms.home, attempt, fact)
+        return verdict if damage is None else Outcome(ending=Ending.LOST, error=damage)
+
+    async def _lose(self, error: JobError) -> None:
+        training = self._rooms.settings.training
+        await self._rooms.store.lose(
+            self._attempt,
+            error,
+            training.attempts,
+            pause_s=training.retry_s,
+            smaller=self._attempt.devices == (CPU,),
         )
-        rooms.metrics.training.forget(attempt.job)
-        await rooms.launcher.discard(attempt.launch)
 
 
 def _newest(backwards: Iterable[float | None]) -> float | None:

@@ -6,6 +6,7 @@ Beside the verbs of tests/launch/fakeworker.py:
     ["checkpoint", step]    publishes one, with a manifest, and says saved; a trainer that has taken
                             no step yet says that it took this one
     ["point", step]         the same between two epochs
+    ["damaged", step]       the same with a model that is not what its manifest says
     ["onward", every, n]    takes so many steps, after in/resume, publishes a point and is killed;
                             the attempt that comes to step n has made the model
     ["gate"]                waits until out/open is there
@@ -37,13 +38,20 @@ import fakeworker
 import traps
 
 
-def checkpoint(step: int, *, epoch_end: bool = True) -> None:
+def checkpoint(step: int, *, epoch_end: bool = True, damaged: bool = False) -> None:
     if step and not {"step", "resumed"} & fakeworker.SAID.keys():
         fakeworker.say(fakeworker.step(step, step))
     place = Path(f"out/checkpoints/step-{step}")
     (place / "adapter").mkdir(parents=True)
-    (place / "adapter" / "adapter_model.safetensors").write_bytes(b"weights %d" % step)
-    manifest = json.dumps({"step": step}).encode()
+    weights = b"weights %d" % step
+    written = weights.upper() if damaged else weights
+    (place / "adapter" / "adapter_model.safetensors").write_bytes(written)
+    listed = {
+        "name": "adapter/adapter_model.safetensors",
+        "size": len(weights),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    manifest = json.dumps({"version": 1, "step": step, "epoch": 1, "files": [listed]}).encode()
     (place / "MANIFEST.json").write_bytes(manifest)
     sha256 = hashlib.sha256(manifest).hexdigest()
     fakeworker.say(
@@ -60,6 +68,10 @@ def checkpoint(step: int, *, epoch_end: bool = True) -> None:
 
 def point(step: int) -> None:
     checkpoint(step, epoch_end=False)
+
+
+def damaged(step: int) -> None:
+    checkpoint(step, damaged=True)
 
 
 def gate() -> None:
@@ -124,7 +136,7 @@ def main() -> None:
     fakeworker.VERBS |= {"attempt": attempt}
     fakeworker.VERBS |= traps.VERBS
     fakeworker.VERBS |= {"checkpoint": checkpoint, "done": done, "tokens": tokens, "train": train}
-    fakeworker.VERBS |= {"point": point, "gate": gate, "onward": onward}
+    fakeworker.VERBS |= {"damaged": damaged, "point": point, "gate": gate, "onward": onward}
     fakeworker.say({"kind": "started", "version": 1, "pid": 1})
     assign = fakeworker.hear([])[0]
     if assign["kind"] == "stop":

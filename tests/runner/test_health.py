@@ -118,6 +118,19 @@ async def test_who_killed_a_trainer_is_told_as_far_as_it_is_known(world: World) 
     assert await notes(world) == [("lost", "trainer_lost"), ("done", None)]
 
 
+async def test_a_trainer_that_ended_with_its_supervisor_takes_no_chance_of_the_job(
+    world: World,
+) -> None:
+    world.start()
+    script = [["attempt", number, "end the shim"] for number in range(1, 5)]
+    await world.submit(*script, ["checkpoint", 1], ["done", 1])
+    await world.until(State.SUCCEEDED)
+    assert await notes(world) == [("lost", "trainer_cut_off")] * 4 + [("done", None)]
+    told = await world.told()
+    assert sum("without an exit record" in words for words in told) == 4
+    assert sum("queued again, not counting this attempt" in words for words in told) == 4
+
+
 STARVED = JobError(code="host_out_of_memory", message="There was no memory.")
 
 

@@ -4,6 +4,7 @@ Bytes of the facts pipe are cut and framed by the shim's own code, and read, und
 the runner's.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -18,7 +19,7 @@ from ftd.core import wire
 from ftd.core.job import Attempt, JobError, State
 from ftd.launch import spool
 from ftd.launch.shim.spool import Lines
-from ftd.runner.plan import manifest_sha256
+from ftd.runner.manifest import manifest_sha256
 from ftd.runner.runner import Runner
 from ftd.store import attempts, checkpoints
 from tests.fuzz import mutated, seeded, seeds
@@ -130,7 +131,12 @@ class Trainer:
         """Publish one; returns the line that announces it."""
         place = self.run / "out" / "checkpoints" / f"step-{number}"
         (place / "adapter").mkdir(parents=True)
-        (place / "MANIFEST.json").write_bytes(b"%d" % number)
+        (place / "adapter" / "adapter_model.safetensors").write_bytes(b"%d" % number)
+        listed = {
+            "name": "adapter/adapter_model.safetensors",
+            "sha256": hashlib.sha256(b"%d" % number).hexdigest(),
+        }
+        (place / "MANIFEST.json").write_text(json.dumps({"files": [listed]}))
         manifest = checkpoints_manifest(place)
         return saved(step=number, path=f"checkpoints/step-{number}", manifest_sha256=manifest)
 

@@ -48,6 +48,9 @@ def spoil(how: str, where: str) -> None:
         case "pipe":
             model.mkdir()
             os.mkfifo(model / "adapter_model.safetensors")
+        case "changed":
+            model.mkdir()
+            (model / "adapter_model.safetensors").write_bytes(b"a disk's own idea")
         case _:
             assert how == "missing"
 
