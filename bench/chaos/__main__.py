@@ -1,6 +1,7 @@
-"""Kills, freezes and full disks against a real daemon, with a checker behind them.
+"""Kills, freezes and lost data against a real daemon, with a checker behind them.
 
     python -m bench.chaos [--cycles 1000] [--homes 4] [--seed 1] [--from 0] [--json]
+    python -m bench.chaos --only NAME                     only faults whose name begins so
     python -m bench.chaos --replay SEED --kind KIND       that one cycle again
     python -m bench.chaos --sweep [--points N]            killed at the n-th sync, for every n
     python -m bench.chaos --real K                        K kills of real training, bit for bit
@@ -16,25 +17,28 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import fields
 
 from bench.chaos import lane
+from bench.chaos.faults import FAULTS
 from bench.chaos.lane import KINDS, Tally
 from bench.machine import describe, table
 
 SHOWN = 12  # places where the daemon was killed, the most frequent
 
 
-def campaign(cycles: int, homes: int, seed: int, first: int) -> Tally:
-    """The cycles from `first` on, dealt out to as many homes as there are lanes."""
+def campaign(cycles: int, homes: int, seed: int, first: int, only: str | None = None) -> Tally:
+    """The cycles from `first` on, dealt out to as many homes as there are lanes. `only` faults
+    whose name begins so."""
     total = Tally()
     numbers = range(first, first + cycles)
     context = multiprocessing.get_context("spawn")
     lanes = []
     for n in range(homes):
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=lane.run, args=(theirs, n, numbers[n::homes], seed))
+        arguments = (theirs, n, numbers[n::homes], seed, only)
+        process = context.Process(target=lane.run, args=arguments)
         process.start()
         theirs.close()
         lanes.append((process, ours))
@@ -58,7 +62,7 @@ def report(tally: Tally, spent_s: float) -> None:
             ("cycles", tally.cycles),
             ("minutes", f"{spent_s / 60:.1f}"),
             ("faults", sum(tally.faults.values())),
-            *((f"  {name}", count) for name, count in tally.faults.most_common()),
+            *((f"  {name}", told) for name, told in faults(tally)),
             ("daemon killed at so many different places", len(tally.points)),
             *((f"  {name}", count) for name, count in tally.points.most_common(SHOWN)),
             ("kills at them", kills),
@@ -68,13 +72,25 @@ def report(tally: Tally, spent_s: float) -> None:
             ("requests answered", tally.answers),
             ("requests refused with 5xx", tally.refusals),
             ("most steps done again after a loss", tally.redone),
+            ("damaged checkpoints that trainers went on without", tally.passed_over),
+            ("files forgotten with a database's later rows", tally.forgotten),
             ("violations", len(tally.violations)),
         ]
     )
 
 
+def faults(tally: Tally) -> Iterator[tuple[str, str]]:
+    """Each by name, the most frequent first: how often it met somebody, of how often it struck.
+    Of a campaign all are told, of the rest those that there were."""
+    whole = len(tally.tried) > len(FAULTS) // 2
+    names = [fault.name for fault in FAULTS] if whole else list(tally.tried or tally.faults)
+    for name in sorted(names, key=lambda name: -tally.faults[name]):
+        hit, tried = tally.faults[name], tally.tried[name]
+        yield name, (f"{hit}" if hit else "NEVER HIT") + (f" of {tried}" if tally.tried else "")
+
+
 def as_json(tally: Tally, spent_s: float) -> str:
-    told: Mapping[str, object] = asdict(tally)
+    told = {of.name: getattr(tally, of.name) for of in fields(tally)}
     return json.dumps({**told, "seconds": spent_s})
 
 
@@ -86,6 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--from", type=int, default=0, dest="first", help="begin with this cycle")
     parser.add_argument("--replay", type=int, metavar="SEED", help="one cycle by its own seed")
     parser.add_argument("--kind", choices=list(KINDS), default="cpu", help="of home, to replay on")
+    parser.add_argument("--only", metavar="NAME", help="faults whose name begins so")
     parser.add_argument("--sweep", action="store_true", help="every durability call of the daemon")
     parser.add_argument("--points", type=int, help="of the sweep: so many of them, spread evenly")
     parser.add_argument("--real", type=int, metavar="K", help="K kills of real training")
@@ -106,9 +123,9 @@ def main() -> int:
 
         tally = real(options.real, options.seed)
     elif options.replay is not None:
-        tally = lane.replay(options.replay, options.kind)
+        tally = lane.replay(options.replay, options.kind, options.only)
     else:
-        tally = campaign(options.cycles, options.homes, options.seed, options.first)
+        tally = campaign(options.cycles, options.homes, options.seed, options.first, options.only)
     spent_s = time.monotonic() - started
     if options.json:
         print(as_json(tally, spent_s))

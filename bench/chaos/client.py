@@ -36,6 +36,7 @@ class Client:
         self.answers = 0
         self.refusals = 0
         self.mine: list[Submission] = []  # this cycle's
+        self.turn = threading.Lock()  # held while it asks for something and notes the answer
         self._chance = chance
         self._tag = tag
         self._made = 0
@@ -63,7 +64,8 @@ class Client:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                self._act(self._draw())
+                with self.turn:
+                    self._act(self._draw())
                 self._stopping.wait(PAUSE_S)
         except Exception as error:  # noqa: BLE001 - told where the cycle waits for us
             self._fault = error
@@ -110,6 +112,11 @@ class Client:
         self.answers += 1
         return answer
 
+    def forget(self) -> None:
+        """The ledger went back: only jobs that it knows are ours."""
+        known = {submission.nonce for submission in self.ledger.submissions}
+        self.mine[:] = [submission for submission in self.mine if submission.nonce in known]
+
     # What it does.
 
     def upload(self) -> None:
@@ -150,7 +157,7 @@ class Client:
         self.ledger.submissions.append(made)
         self.mine.append(made)
         self.ledger.note("submit", nonce=made.nonce, file=file.id)
-        hyperparameters = {"n_epochs": self._chance.choice((1, 1, 2)), "batch_size": 1}
+        hyperparameters = {"n_epochs": self._chance.choice((1, 1, 2, 4)), "batch_size": 1}
         answer = self._ask(
             "POST",
             JOBS,

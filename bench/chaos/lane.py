@@ -17,8 +17,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bench.chaos import checker, witness
+from bench.chaos import checker, scrape, witness
 from bench.chaos.client import Client
+from bench.chaos.faults import FAULTS, Fault, strike
 from bench.chaos.holds import Violation, expect, until
 from bench.chaos.ledger import Ledger
 from bench.chaos.nemesis import Nemesis
@@ -28,6 +29,7 @@ from bench.machine import say
 SEASON = 20  # cycles of one home
 GIVE_UP = 5  # violations of one lane
 AT_WORK = 0.8  # of the cycles begin with jobs
+SUMS = ("cycles", "jobs", "events", "answers", "refusals", "passed_over", "forgotten")
 CHECKED = 0.3  # of the faults are followed by a look at once, before the next one
 
 
@@ -58,16 +60,20 @@ class Tally:
     answers: int = 0
     refusals: int = 0
     redone: int = 0  # steps, at most, after one loss
+    passed_over: int = 0  # damaged checkpoints, by trainers that went on without
+    forgotten: int = 0  # files that came after the copy of a database that was put back
     ends: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
+    tried: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)  # of those tried, that met somebody
     points: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
-        for name in ("cycles", "jobs", "events", "answers", "refusals"):
+        for name in SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.redone = max(self.redone, other.redone)
         self.ends += other.ends
+        self.tried += other.tried
         self.faults += other.faults
         self.points += other.points
         self.violations += other.violations
@@ -78,7 +84,9 @@ def seed_of(campaign: int, cycle: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{campaign}/{cycle}".encode()).digest()[:6], "big")
 
 
-def run(answer: Connection, lane: int, cycles: Sequence[int], campaign: int) -> None:
+def run(
+    answer: Connection, lane: int, cycles: Sequence[int], campaign: int, only: str | None
+) -> None:
     """As a process of its own: the given cycles of a campaign, one after the other. SIGTERM ends it
     and whatever it has started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -88,22 +96,24 @@ def run(answer: Connection, lane: int, cycles: Sequence[int], campaign: int) -> 
         name = names[(lane + season // SEASON) % len(names)]
         ahead = list(cycles[season : season + SEASON])
         while ahead and len(tally.violations) < GIVE_UP:
-            done = _season(tally, name, [(cycle, seed_of(campaign, cycle)) for cycle in ahead])
+            drawn = [(cycle, seed_of(campaign, cycle)) for cycle in ahead]
+            done = _season(tally, name, drawn, only)
             del ahead[:done]
         say(f"home {lane}: {tally.cycles} cycles, {len(tally.violations)} violations")
     answer.send(tally)
 
 
-def replay(seed: int, name: str) -> Tally:
+def replay(seed: int, name: str, only: str | None) -> Tally:
     """One cycle, on a new home of this kind."""
     tally = Tally()
-    _season(tally, name, [(0, seed)])
+    _season(tally, name, [(0, seed)], only)
     return tally
 
 
-def _season(tally: Tally, name: str, cycles: Sequence[tuple[int, int]]) -> int:
+def _season(tally: Tally, name: str, cycles: Sequence[tuple[int, int]], only: str | None) -> int:
     """Until the cycles are done or one has gone wrong, which ends its home; how many were done."""
     kind = KINDS[name]
+    faults = [fault for fault in FAULTS if only is None or fault.name.startswith(only)]
     scratch = Path(tempfile.mkdtemp(prefix="ftd-chaos-"))
     world = World(scratch, gpus=kind.gpus, small=kind.small, warm=kind.warm)
     ledger = Ledger(scratch / "ledger.jsonl")
@@ -111,9 +121,9 @@ def _season(tally: Tally, name: str, cycles: Sequence[tuple[int, int]]) -> int:
         world.found()
         for number, (cycle, seed) in enumerate(cycles, start=1):
             try:
-                cycle_once(world, ledger, seed, tally)
+                cycle_once(world, ledger, seed, tally, faults)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told with its seed
-                tally.violations.append(_told(name, cycle, seed, error, scratch))
+                tally.violations.append(_told(name, cycle, seed, error, scratch, only))
                 say(tally.violations[-1])
                 return number
         return len(cycles)
@@ -126,17 +136,22 @@ def _season(tally: Tally, name: str, cycles: Sequence[tuple[int, int]]) -> int:
             world.raze()
 
 
-def _told(name: str, cycle: int, seed: int, error: Exception, scratch: Path) -> str:
+def _told(
+    name: str, cycle: int, seed: int, error: Exception, scratch: Path, only: str | None
+) -> str:
     what = (
         str(error) if isinstance(error, Violation) else "".join(traceback.format_exception(error))
     )
     return (
         f"VIOLATION in cycle {cycle}, seed {seed}, on a home of kind {name}, kept in {scratch}\n"
         f"{what}\nagain: python -m bench.chaos --replay {seed} --kind {name}"
+        f"{'' if only is None else f' --only {only!r}'}"
     )
 
 
-def cycle_once(world: World, ledger: Ledger, seed: int, tally: Tally) -> None:
+def cycle_once(
+    world: World, ledger: Ledger, seed: int, tally: Tally, faults: Sequence[Fault] = FAULTS
+) -> None:
     """One cycle. Raises Violation with what was expected."""
     chance = Random(seed)
     world.ready()
@@ -147,7 +162,7 @@ def cycle_once(world: World, ledger: Ledger, seed: int, tally: Tally) -> None:
     client.start()
     try:
         for _ in range(chance.randint(2, 5)):
-            nemesis.strike()
+            strike(nemesis, faults)
             if chance.random() < CHECKED:
                 world.ready()
                 checker.check_acknowledged(world, ledger)
@@ -159,6 +174,8 @@ def cycle_once(world: World, ledger: Ledger, seed: int, tally: Tally) -> None:
     settle(world, client)
     seen = witness.witnessed(world)
     checker.check_settled(world, ledger, client, seen)
+    checker.check_lost(world, nemesis.lost)
+    scrape.check_metrics(world)
     _count(world, client, nemesis, seen, tally)
 
 
@@ -234,5 +251,8 @@ def _count(
     tally.answers += client.answers
     tally.refusals += client.refusals
     tally.ends += Counter(job.states[-1] for job in client.mine if job.id)
+    tally.passed_over += witness.passed_over(seen, mine)
+    tally.forgotten += len(nemesis.lost)
+    tally.tried += nemesis.tried
     tally.faults += nemesis.faults
     tally.points += nemesis.points

@@ -1,12 +1,14 @@
 """What a client asked for and what it was told, on the disk before it does anything else.
 
 An answer makes a fact that must hold from then on. A request without an answer is in doubt: what it
-asked for is there, whole, or it is not there at all.
+asked for is there, whole, or it is not there at all. When an older database is put back, the ledger
+goes back with it: what was told before that copy was made must hold, and of what came later nothing
+is known any more.
 """
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ class Upload:
     id: str | None = None  # None: in doubt
     deleting: bool = False  # asked for, answered or not
     deleted: bool = False  # answered
+    gone: bool = False  # its delete is forgotten, and its bytes may have gone by then
 
 
 @dataclass(slots=True)
@@ -30,6 +33,14 @@ class Submission:
     events: list[tuple[str, Any]] = field(default_factory=list)  # id and all the rest, oldest first
     wish: str = "run"  # the last one that was answered
     wish_in_doubt: bool = False  # another was not answered, and may be obeyed at any time
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A ledger as it was at one moment: each entry beside what it was then."""
+
+    uploads: list[tuple[Upload, Upload]]
+    submissions: list[tuple[Submission, Submission]]
 
 
 class Ledger:
@@ -48,10 +59,34 @@ class Ledger:
     def close(self) -> None:
         os.close(self._descriptor)
 
+    def recall(self) -> Memory:
+        return Memory(
+            uploads=[(upload, replace(upload)) for upload in self.uploads],
+            submissions=[
+                (made, replace(made, states=list(made.states), events=list(made.events)))
+                for made in self.submissions
+            ],
+        )
+
+    def go_back(self, memory: Memory) -> list[Upload]:
+        """Know no more than then; returns the uploads that are not known any more."""
+        then = {id(upload) for upload, _ in memory.uploads}
+        lost = [upload for upload in self.uploads if id(upload) not in then and upload.id]
+        for upload, was in memory.uploads:
+            gone = upload.gone or (upload.deleting and not was.deleting)
+            _become(upload, replace(was, gone=gone))
+        for submission, did in memory.submissions:
+            _become(submission, did)
+        self.uploads = [upload for upload, _ in memory.uploads]
+        self.submissions = [submission for submission, _ in memory.submissions]
+        self.note("went back", uploads=len(self.uploads), submissions=len(self.submissions))
+        return lost
+
     @property
     def files(self) -> list[Upload]:
         """Acknowledged, and nobody asked to delete them."""
-        return [upload for upload in self.uploads if upload.id and not upload.deleting]
+        known = (upload for upload in self.uploads if upload.id and not upload.deleting)
+        return [upload for upload in known if not upload.gone]
 
     @property
     def jobs(self) -> list[Submission]:
@@ -59,3 +94,8 @@ class Ledger:
 
     def by_file(self, file_id: str) -> Upload:
         return next(upload for upload in self.uploads if upload.id == file_id)
+
+
+def _become(entry: Upload | Submission, was: Upload | Submission) -> None:
+    for of in fields(entry):
+        setattr(entry, of.name, getattr(was, of.name))

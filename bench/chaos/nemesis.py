@@ -1,4 +1,4 @@
-"""The faults: which, when and to whom is drawn from a seed; what it hit is counted."""
+"""Faults of processes: kills, freezes and ends at moments that are drawn from a seed."""
 
 import json
 import os
@@ -6,20 +6,19 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
 
 from bench.chaos.client import Client, abort_upload
 from bench.chaos.holds import Violation, until
+from bench.chaos.ledger import Upload
 from bench.chaos.world import Process, World
 
 EX_TEMPFAIL = 75  # of a second daemon
 STOP_S = 5.0  # a daemon's time to end after SIGTERM
 BUSY = 4  # times as long as promised, on a machine where others are at work
 FROZEN_S = 0.3
-DELAY_S = 0.35  # before each fault, at most
 STARTING = ("importing", "opening", "recovering", "recovering", "serving")
 BOOT_S = 10.0  # in which a daemon comes to any of these
 PHASE_S = 0.15  # from there to its end, at most
@@ -27,15 +26,7 @@ DEEDS = ("begin", "step", "saved", "saved", "stopped", "done")
 REQUESTS = ("upload", "submit", "cancel", "pause", "resume", "delete")
 MOMENT_S = 0.5
 GLANCE_S = 0.003
-DAY_S = 86400
 TAIL_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    name: str
-    weight: int
-    strike: Callable[["Nemesis"], bool]  # whether there was anybody to hit
 
 
 class Nemesis:
@@ -44,40 +35,39 @@ class Nemesis:
     def __init__(self, world: World, client: Client, chance: Random) -> None:
         self.world = world
         self.client = client
-        self.faults: Counter[str] = Counter()
+        self.chance = chance
+        self.tried: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()  # of those tried, that met somebody
         self.points: Counter[str] = Counter()  # where the daemon was when it was killed
         self.shims_killed = False  # so that the last contents of a pipe may be lost
         self.shims_frozen = False  # so that much more may be in that pipe
-        self.disk_filled = False
-        self._chance = chance
-
-    def strike(self) -> None:
-        """One fault after a while, and the daemon up again behind it."""
-        time.sleep(self._chance.uniform(0, DELAY_S))
-        faults = [fault for fault in FAULTS if self.world.small or fault.name != "disk full"]
-        fault = self._chance.choices(faults, [fault.weight for fault in faults])[0]
-        if fault.strike(self):
-            self.faults[fault.name] += 1
-        if not self.world.alive:
-            time.sleep(self._chance.choice((0.0, 0.0, 0.0, 0.2)))
-            self.world.boot()
+        self.lost: list[Upload] = []  # of which no row knows, since an older database is there
 
     # Who can be hit.
 
-    def _some(self, *, shim: bool) -> Process | None:
+    def some(self, *, shim: bool) -> Process | None:
         """A shim or a trainer, rather one that has a job."""
         found = [process for process in self.world.processes() if process.shim is shim]
-        busy = [process for process in found if self._assigned(process)]
-        return self._chance.choice(busy or found) if found else None
+        busy = [process for process in found if self.assigned(process)]
+        return self.chance.choice(busy or found) if found else None
 
     @staticmethod
-    def _assigned(process: Process) -> bool:
+    def assigned(process: Process) -> bool:
         return Path(f"/proc/{process.pid}/cwd/assigned.json").exists()
+
+    @staticmethod
+    def job_in(run: Path) -> str | None:
+        """The job of a run directory, if it has one."""
+        try:
+            job: str = json.loads((run / "assigned.json").read_bytes())["job"]
+        except OSError:
+            return None
+        return job
 
     # What happens to the daemon.
 
     def kill_daemon_at(self) -> bool:
-        self._wait_for_moment()
+        self.wait_for_moment()
         return self.kill_daemon()
 
     def kill_daemon(self) -> bool:
@@ -90,12 +80,12 @@ class Nemesis:
     def kill_while_starting(self) -> bool:
         """Once, twice or three times in a row, at any moment of its recovery."""
         self.kill_daemon()
-        for _ in range(self._chance.randint(1, 3)):
+        for _ in range(self.chance.randint(1, 3)):
             if not self.world.alive:
                 self.world.boot()
-            phase = self._chance.choice(STARTING)
-            self._look_for(partial(self._has_come_to, phase), BOOT_S)
-            time.sleep(self._chance.uniform(0, PHASE_S))
+            phase = self.chance.choice(STARTING)
+            self.look_for(partial(self._has_come_to, phase), BOOT_S)
+            time.sleep(self.chance.uniform(0, PHASE_S))
             self.kill_daemon()
         return True
 
@@ -121,7 +111,7 @@ class Nemesis:
         if self.world.endpoint is None or not self.world.alive or daemon is None:
             return False
         daemon.send_signal(signal.SIGTERM)
-        time.sleep(self._chance.uniform(0, PHASE_S))
+        time.sleep(self.chance.uniform(0, PHASE_S))
         return self.kill_daemon()
 
     def freeze_daemon(self) -> bool:
@@ -136,22 +126,19 @@ class Nemesis:
         """It must leave at once, and say who is there."""
         if self.world.endpoint is None:
             return False
-        second = self.world.second()
-        until(lambda: second.poll() is not None, "the second daemon leaves", self.world.log)
-        if second.returncode != EX_TEMPFAIL:
-            raise Violation(f"the second daemon ends with {second.returncode}, not {EX_TEMPFAIL}")
+        self.world.start_in_vain(EX_TEMPFAIL, "there is a daemon on this home")
         return True
 
     # What happens to shims and trainers.
 
     def kill_trainer(self) -> bool:
-        self._wait_for_moment()
-        return self._signal(self._some(shim=False), signal.SIGKILL)
+        self.wait_for_moment()
+        return self.signal(self.some(shim=False), signal.SIGKILL)
 
     def kill_shim(self) -> bool:
-        self._wait_for_moment()
+        self.wait_for_moment()
         self.shims_killed = True
-        return self._signal(self._some(shim=True), signal.SIGKILL)
+        return self.signal(self.some(shim=True), signal.SIGKILL)
 
     def kill_shim_and_daemon(self) -> bool:
         self.kill_daemon()
@@ -159,31 +146,32 @@ class Nemesis:
 
     def kill_everybody(self) -> bool:
         """As a power cut does it, but for the disk."""
-        self.kill_daemon_at()
+        killed = self.kill_daemon_at()
         self.shims_killed = True
-        for process in self.world.processes():
+        found = self.world.processes()
+        for process in found:
             self.world.signal(process.pid, signal.SIGKILL)
-        return True
+        return killed or bool(found)
 
     def freeze_trainer(self) -> bool:
-        return self._freeze_one(self._some(shim=False))
+        return self._freeze_one(self.some(shim=False))
 
     def freeze_shim(self) -> bool:
         self.shims_frozen = True
-        return self._freeze_one(self._some(shim=True))
+        return self._freeze_one(self.some(shim=True))
 
     def kill_frozen_shim(self) -> bool:
         self.shims_killed = self.shims_frozen = True
-        shim = self._some(shim=True)
-        return self._freeze_one(shim) and self._signal(shim, signal.SIGKILL)
+        shim = self.some(shim=True)
+        return self._freeze_one(shim) and self.signal(shim, signal.SIGKILL)
 
     def reboot(self) -> bool:
         """SIGTERM to all shims, as when a machine shuts down, and a kill for the daemon."""
-        found = [self._signal(p, signal.SIGTERM) for p in self.world.processes() if p.shim]
+        found = [self.signal(p, signal.SIGTERM) for p in self.world.processes() if p.shim]
         self.kill_daemon()
         return bool(found)
 
-    def _signal(self, process: Process | None, number: signal.Signals) -> bool:
+    def signal(self, process: Process | None, number: signal.Signals) -> bool:
         if process is None:
             return False
         self.world.signal(process.pid, number)
@@ -197,61 +185,32 @@ class Nemesis:
 
     def _freeze(self, pid: int) -> None:
         self.world.freeze(pid)
-        time.sleep(self._chance.uniform(0, FROZEN_S))
-        if self._chance.random() < 0.7:  # else it stays so until the faults are over
+        time.sleep(self.chance.uniform(0, FROZEN_S))
+        if self.chance.random() < 0.7:  # else it stays so until the faults are over
             self.world.signal(pid, signal.SIGCONT)
 
     # What happens to everything else.
 
     def abort_upload(self) -> bool:
-        return abort_upload(self.world, self._chance)
+        return abort_upload(self.world, self.chance)
 
     def kill_in_upload(self) -> bool:
-        return abort_upload(self.world, self._chance, self.kill_daemon)
-
-    def tear_spool(self) -> bool:
-        """What a power cut leaves at the end of a dead shim's spool: half a frame, or zeros."""
-        self.kill_daemon()
-        self.shims_killed = True
-        shim = self._some(shim=True)
-        if shim is None:
-            return False
-        run = Path(f"/proc/{shim.pid}/cwd")
-        spool = run.readlink() / "spool"
-        self._signal(shim, signal.SIGKILL)
-        until(lambda: not run.exists(), "the shim has ended")
-        half = b"\x30\x00\x00\x00\x12\x34\x56\x78" + self._chance.randbytes(20)
-        with spool.open("ab") as file:
-            file.write(self._chance.choice((half[: self._chance.randint(1, 28)], bytes(64))))
-        return True
-
-    def fill_disk(self) -> bool:
-        self.disk_filled = True
-        with self.world.full():
-            time.sleep(self._chance.uniform(0.1, 1.0))
-            if self._chance.random() < 0.3:
-                self.kill_daemon()
-        return True
-
-    def set_clock(self) -> bool:
-        jump = self._chance.choice((-DAY_S, DAY_S, 400 * DAY_S, 0))
-        self.world.clock.write_text(str(jump))
-        return True
+        return abort_upload(self.world, self.chance, self.kill_daemon)
 
     # When it strikes.
 
-    def _wait_for_moment(self) -> None:
+    def wait_for_moment(self) -> None:
         """Now, or when a trainer or the client does something that is drawn; not for long."""
         moments: list[Callable[[], bool]] = [lambda: True]
-        deed, request = self._chance.choice(DEEDS), self._chance.choice(REQUESTS)
+        deed, request = self.chance.choice(DEEDS), self.chance.choice(REQUESTS)
         moments += [lambda: self._trainer() == deed, lambda: self.client.doing == request]
-        self._look_for(self._chance.choice(moments), MOMENT_S)
+        self.look_for(self.chance.choice(moments), MOMENT_S)
 
     def _has_come_to(self, phase: str) -> bool:
         return self.world.phase in (phase, "serving")
 
     @staticmethod
-    def _look_for(moment: Callable[[], bool], limit_s: float) -> None:
+    def look_for(moment: Callable[[], bool], limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
         while not moment() and time.monotonic() < deadline:
             time.sleep(GLANCE_S)
@@ -264,7 +223,7 @@ class Nemesis:
         return f"{self.world.phase}, {self.client.doing} asked, a trainer at {self._trainer()}"
 
     def _trainer(self) -> str:
-        busy = any(self._assigned(process) for process in self.world.processes())
+        busy = any(self.assigned(process) for process in self.world.processes())
         if not busy or not self.world.witness.exists():
             return "rest"
         with self.world.witness.open("rb") as file:
@@ -272,26 +231,3 @@ class Nemesis:
             lines = file.read().splitlines()
         what: str = json.loads(lines[-1])["what"] if lines else "begin"
         return what
-
-
-FAULTS = (
-    Fault("daemon killed", 9, Nemesis.kill_daemon_at),
-    Fault("daemon killed while starting", 3, Nemesis.kill_while_starting),
-    Fault("daemon asked to end", 2, Nemesis.terminate_daemon),
-    Fault("daemon killed while ending", 2, Nemesis.kill_while_ending),
-    Fault("daemon frozen", 2, Nemesis.freeze_daemon),
-    Fault("second daemon", 1, Nemesis.second_daemon),
-    Fault("trainer killed", 5, Nemesis.kill_trainer),
-    Fault("trainer frozen", 2, Nemesis.freeze_trainer),
-    Fault("shim killed", 4, Nemesis.kill_shim),
-    Fault("shim frozen", 1, Nemesis.freeze_shim),
-    Fault("frozen shim killed", 1, Nemesis.kill_frozen_shim),
-    Fault("shim and daemon killed", 2, Nemesis.kill_shim_and_daemon),
-    Fault("everybody killed", 2, Nemesis.kill_everybody),
-    Fault("shims asked to end, daemon killed", 2, Nemesis.reboot),
-    Fault("upload broken off", 2, Nemesis.abort_upload),
-    Fault("daemon killed in an upload", 2, Nemesis.kill_in_upload),
-    Fault("spool torn", 1, Nemesis.tear_spool),
-    Fault("clock set", 1, Nemesis.set_clock),
-    Fault("disk full", 3, Nemesis.fill_disk),
-)

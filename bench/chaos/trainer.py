@@ -10,6 +10,7 @@ done again, are seen. A file whose first line has the word FLOOD makes it print 
 """
 
 import ctypes
+import errno
 import faulthandler
 import hashlib
 import json
@@ -30,6 +31,7 @@ FLOOD = b"FLOOD"
 FLOOD_BYTES = 64 * 2**20
 WEIGHTS = "adapter_model.safetensors"
 PR_SET_PDEATHSIG = 1
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Course:
@@ -126,16 +128,22 @@ def main() -> None:
     try:
         work(assign, witness, asked)
     except OSError as error:  # a full disk is told as the real trainer tells it
+        if error.errno not in FULL:
+            raise
         witness("failed", 0)
         say("failed", code="no_space", message=f"The disk is full: {error.strerror}.")
 
 
 def work(assign: dict[str, Any], witness: Witness, asked: Asked) -> None:
     spec = json.loads(Path(assign["spec"]).read_bytes())
-    resumed = restore(Path(spec["resume"])) if spec.get("resume") else None
-    step, value = resumed or (0, "")
+    places = [spec["resume"], *spec.get("resume_else", ())] if spec.get("resume") else []
+    (step, value), damaged = choose(places)
     witness("begin", step)
     say("accepted", job=assign["job"], attempt=assign["attempt"])
+    for place in damaged:
+        say("notice", level="warn", message=f"The checkpoint {place} is damaged. It is not used.")
+    if damaged and not step:
+        say("resumed", step=0)  # all of them are of no use, and it begins anew
     say("phase", name="loading")
     lines = Path(spec["training_file"]).read_bytes().splitlines(keepends=True)
     if FLOOD in lines[0]:
@@ -146,7 +154,7 @@ def work(assign: dict[str, Any], witness: Witness, asked: Asked) -> None:
         "prepared", examples=len(lines), epoch_tokens=8 * len(lines),
         steps_per_epoch=course.epoch_steps, total_steps=course.steps,
     )  # fmt: skip
-    if resumed:
+    if step:
         say("resumed", step=step)
     say("phase", name="training")
     train(course, step, value or course.begin(), witness, asked)
@@ -218,13 +226,25 @@ def save(course: Course, step: int, value: str, witness: Witness) -> None:
     say("phase", name="training")
 
 
-def restore(checkpoint: Path) -> tuple[int, str]:
-    """The step and the value of a checkpoint that holds what was published."""
-    for file in json.loads((checkpoint / "MANIFEST.json").read_bytes())["files"]:
-        data = (checkpoint / file["name"]).read_bytes()
-        if hashlib.sha256(data).hexdigest() != file["sha256"]:
-            say("failed", code="invalid_checkpoint", message=f"{file['name']} is damaged.")
-            sys.exit(0)
+def choose(places: Sequence[str]) -> tuple[tuple[int, str], list[str]]:
+    """The step and the value of the newest checkpoint that is as it was published, or of none; and
+    those before it that are not."""
+    for number, place in enumerate(places):
+        restored = restore(Path(place))
+        if restored is not None:
+            return restored, list(places[:number])
+    return (0, ""), list(places)
+
+
+def restore(checkpoint: Path) -> tuple[int, str] | None:
+    """The step and the value of a checkpoint; None when it does not hold what was published."""
+    try:
+        for file in json.loads((checkpoint / "MANIFEST.json").read_bytes())["files"]:
+            data = (checkpoint / file["name"]).read_bytes()
+            if hashlib.sha256(data).hexdigest() != file["sha256"]:
+                return None
+    except FileNotFoundError:
+        return None
     state = json.loads((checkpoint / "state.json").read_bytes())
     return state["step"], state["value"]
 

@@ -1,6 +1,8 @@
 """What the trainers saw: never two of one job or on one device, and no step done without need."""
 
 import json
+import os
+import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
@@ -29,8 +31,19 @@ def witnessed(world: World) -> list[dict[str, Any]]:
     return [seen for line in lines if "job" in (seen := json.loads(line))]
 
 
+def note(world: World, what: str, job: str, step: int, left: int = 0) -> None:
+    """Write among what trainers did what was done to a job while it had none: `damaged`, with the
+    newest step of which a good checkpoint is left, or `forgotten`."""
+    at = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    line = json.dumps({"at": at, "what": what, "job": job, "step": step, "left": left})
+    descriptor = os.open(world.witness, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, line.encode() + b"\n")
+    os.close(descriptor)
+
+
 def check_witness(seen: Seen) -> None:
     """Never two trainers of one job, or on one device; no chain was broken."""
+    seen = [line for line in seen if "run" in line]
     broken = [line for line in seen if line["what"] == "broken"]
     expect(not broken, "every chain is that of a run in peace", *broken)
     lives: dict[tuple[str, int], list[Mapping[str, Any]]] = defaultdict(list)
@@ -53,27 +66,45 @@ def check_witness(seen: Seen) -> None:
 
 
 def check_redone(world: World, seen: Seen, jobs: Collection[str | None], slack_steps: int) -> int:
-    """Each attempt went on from the newest checkpoint that was told, and did no more steps again
-    than lie between two, with `slack_steps` for what a pipe may have held. Returns the most."""
+    """Each attempt went on from the newest checkpoint that was told and is not damaged, and did no
+    more steps again than lie between two, with `slack_steps` for what a pipe may have held. Returns
+    the most."""
     reached: dict[str, int] = defaultdict(int)
     told: dict[str, int] = defaultdict(int)
     worst = 0
     for line in seen:
-        job = line["job"]
+        job, step = line["job"], line["step"]
         if job not in jobs:
             continue
         if line["what"] == "begin":
-            expect(line["step"] >= told[job], f"{job} goes on from step {told[job]} at least", line)
-            worst = max(worst, reached[job] - line["step"])
-            told[job] = max(told[job], _told(world, line["run"]))
+            expect(step >= told[job], f"{job} goes on from step {told[job]} at least", line)
+            worst = max(worst, reached[job] - step)
+            told[job] = max(told[job], told_of(world, line["run"]))
         elif line["what"] == "step":
-            reached[job] = max(reached[job], line["step"])
+            reached[job] = max(reached[job], step)
+        elif line["what"] == "damaged":  # what lay between the two is lost with it
+            reached[job] -= step - line["left"]
+            told[job] = line["left"]
+        elif line["what"] == "forgotten":
+            reached[job] = told[job] = 0
     limit = EVERY + slack_steps
     expect(worst <= limit, f"at most {limit} steps are done again", worst)
     return worst
 
 
-def _told(world: World, run: str) -> int:
+def passed_over(seen: Seen, jobs: Collection[str | None]) -> int:
+    """How many damaged checkpoints had a trainer that went on without them."""
+    damaged: dict[str, int] = defaultdict(int)
+    passed = 0
+    for line in seen:
+        if line["job"] in jobs and line["what"] == "damaged":
+            damaged[line["job"]] += 1
+        elif line["what"] == "begin":
+            passed += damaged.pop(line["job"], 0)
+    return passed
+
+
+def told_of(world: World, run: str) -> int:
     """The newest checkpoint of which a run's spool tells."""
     frames = spool.read(world.home.runs / run / "spool", 0, SPOOL_BYTES).frames
     facts = [wire.decode_fact(frame.line) for frame in frames]

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from bench.chaos.holds import Violation, until
 from ftd.core.models import Model, ModelKind
+from ftd.host import blobs
 from ftd.host.home import Home
 from ftd.store import models
 from ftd.store.connection import connect
@@ -25,6 +26,7 @@ from ftd.store.schema import migrate
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "stand-in"
+METRICS = "/metrics"  # beside the API, not below it
 DISK_BYTES = 192 * 2**20  # of a home that is to get full
 PAGE_BYTES = 4096
 CONFIG = """
@@ -73,6 +75,8 @@ class World:
         self.clock = scratch / "home.clock"
         self.small = small
         self._warm = warm
+        self.older = False  # an older database was put back once
+        self.damaged: set[str] = set()  # checkpoints, by their paths in the home
         self.daemon: subprocess.Popen[bytes] | None = None
         self._others: list[subprocess.Popen[bytes]] = []
         self._frozen: set[int] = set()
@@ -88,6 +92,7 @@ class World:
         self.home.make()
         (self.home.models / MODEL).mkdir()
         (self.home.models / MODEL / "config.json").write_text("{}")
+        sha256 = blobs.tree_sha256(self.home.models / MODEL)
         # Of a home with a trainer ready, lost jobs go on at once; of the other they rest.
         retry = f"retry_s = {0 if self._warm else 0.2}"
         settings = CONFIG.format(warm=str(self._warm).lower(), retry=retry)
@@ -99,7 +104,7 @@ class World:
                 connection,
                 Model(
                     name=MODEL, project=models.SHARED, kind=ModelKind.BASE, base=MODEL,
-                    path=f"models/{MODEL}", sha256="0", created_at=1_700_000_000,
+                    path=f"models/{MODEL}", sha256=sha256, created_at=1_700_000_000,
                     facts={"context_tokens": 128},
                 ),
             )  # fmt: skip
@@ -138,11 +143,23 @@ class World:
             raise Violation(f"the daemon ended by itself with {ended}\n{self.log()}")
         self.daemon = self._serve(wrapper)
 
-    def second(self) -> subprocess.Popen[bytes]:
-        """Another daemon on the same home."""
+    def start_in_vain(self, status: int, why: str) -> None:
+        """Start a daemon that must end by itself, with this status."""
         process = self._serve(())
         self._others.append(process)
-        return process
+        self._expect_end(process, status, why)
+
+    def end_by_itself(self, status: int, why: str) -> None:
+        """The daemon must end by itself, with this status."""
+        assert self.daemon is not None
+        self._expect_end(self.daemon, status, why)
+        self.daemon = None
+
+    def _expect_end(self, process: subprocess.Popen[bytes], status: int, why: str) -> None:
+        until(lambda: process.poll() is not None, f"the daemon ends: {why}", self.log)
+        ended = process.returncode
+        if ended != status:
+            raise Violation(f"{why}: status {status} is due, not {ended}\n{self.log()}")
 
     def _serve(self, wrapper: tuple[str, ...]) -> subprocess.Popen[bytes]:
         command = [
@@ -216,7 +233,7 @@ class World:
         kind: str = "application/json",
         timeout_s: float = 5.0,
     ) -> Answer | None:
-        """One request of its own connection; None when no whole answer came."""
+        """One request of the API, of its own connection; None when no whole answer came."""
         endpoint = self.endpoint
         if endpoint is None:
             return None
@@ -224,7 +241,8 @@ class World:
         connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=timeout_s)
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": kind}
         try:
-            connection.request(method, url.path + path, body, headers)
+            place = path if path == METRICS else url.path + path
+            connection.request(method, place, body, headers)
             answer = connection.getresponse()
             data = answer.read()
             if answer.headers.get_content_type() == "application/json":

@@ -1,5 +1,6 @@
 """The campaign in short, and proof that its checker sees what it is there to see."""
 
+import json
 import random
 import sqlite3
 import subprocess
@@ -8,16 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from bench.chaos import checker, client, lane, witness
-from bench.chaos.__main__ import campaign
+from bench.chaos import checker, client, lane, scrape, witness
+from bench.chaos.__main__ import as_json, campaign
+from bench.chaos.__main__ import faults as told_of
 from bench.chaos.client import Client
+from bench.chaos.faults import FAULTS
 from bench.chaos.holds import Violation
-from bench.chaos.ledger import Ledger
-from bench.chaos.nemesis import FAULTS
+from bench.chaos.lane import Tally
+from bench.chaos.ledger import Ledger, Submission, Upload
 from bench.chaos.trainer import Course
 from bench.chaos.world import World
 
 CYCLES, HOMES, SEED = 6, 2, 2026
+MOST = 12  # cycles until a fault has met somebody; two in three do
+METRICS = """\
+# TYPE ftd_jobs gauge
+ftd_jobs{state="succeeded"} 2.0
+# TYPE ftd_jobs_created_total counter
+ftd_jobs_created_total{method="supervised"} 2.0
+# TYPE ftd_jobs_finished_total counter
+ftd_jobs_finished_total{method="supervised",status="succeeded"} 2.0
+"""
 
 
 def test_nothing_is_lost_whatever_is_killed() -> None:
@@ -27,6 +39,63 @@ def test_nothing_is_lost_whatever_is_killed() -> None:
     assert tally.jobs > CYCLES
     assert set(tally.faults) <= {fault.name for fault in FAULTS}
     assert sum(tally.points.values()) > 0, "no daemon was killed"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoint damaged", "database gone", "database taken away", "older database put back"],
+)
+def test_what_lies_on_the_disk_is_harmed(name: str, tmp_path: Path) -> None:
+    """Each of these alone, until it has met somebody: a checkpoint, a job that goes on without."""
+    faults = [fault for fault in FAULTS if fault.name.startswith(name)]
+    world = World(tmp_path / "world", gpus=0, small=False, warm=True).found()
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    tally = Tally()
+    try:
+        for seed in range(SEED, SEED + MOST):
+            lane.cycle_once(world, ledger, seed, tally, faults)
+            if tally.passed_over or (tally.faults.total() and name != "checkpoint damaged"):
+                break
+    finally:
+        ledger.close()
+        world.raze()
+    assert tally.faults.total() > 0
+    assert tally.passed_over > 0 or name != "checkpoint damaged"
+
+
+def test_a_fault_that_met_nobody_is_told() -> None:
+    tally = Tally()
+    tally.tried.update(fault.name for fault in FAULTS)
+    tally.faults["daemon killed"] = 1
+    told = dict(told_of(tally))
+    assert told.keys() == {fault.name for fault in FAULTS}
+    assert told["daemon killed"] == "1 of 1"
+    assert told["second daemon"] == "NEVER HIT of 1"
+    assert json.loads(as_json(tally, 1.0))["faults"] == {"daemon killed": 1}
+
+
+def test_a_ledger_goes_back_with_its_database(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    kept, deleted = (Upload(sha256=name, lines=[], id=name) for name in ("file-1", "file-2"))
+    early = Submission("early", "file-1", flood=False, id="ftjob-1", states=["queued"])
+    ledger.uploads += [kept, deleted]
+    ledger.submissions.append(early)
+    memory = ledger.recall()
+    deleted.deleting = deleted.deleted = True
+    early.states.append("running")
+    early.events.append(("ftevent-1", {}))
+    early.wish = "cancel"
+    late = Upload(sha256="file-3", lines=[], id="file-3")
+    ledger.uploads.append(late)
+    ledger.submissions.append(Submission("late", "file-3", flood=False, id="ftjob-2"))
+
+    assert ledger.go_back(memory) == [late]
+    assert [job.nonce for job in ledger.jobs] == ["early"]
+    assert (early.states, early.events, early.wish) == (["queued"], [], "run")
+    assert ledger.files == [kept], "of the other the bytes may have gone"
+    assert deleted.gone
+    assert not deleted.deleted
+    ledger.close()
 
 
 class Peace:
@@ -90,6 +159,9 @@ def test_the_checker_sees_what_is_wrong(peace: Peace) -> None:
     with pytest.raises(Violation, match=f"{job.id} goes on from step"):
         witness.check_redone(world, [*seen, *again], [job.id], 0)
 
+    forgotten = seen[-1] | {"what": "damaged", "job": job.id, "step": seen[-1]["step"], "left": 0}
+    witness.check_redone(world, [*seen, forgotten, *again], [job.id], 0)
+
     run = world.home.runs / "run-stray"
     run.mkdir()
     with subprocess.Popen(["sleep", "60"], cwd=run) as sleeper:
@@ -117,6 +189,30 @@ def test_the_checker_sees_what_is_wrong(peace: Peace) -> None:
         peace.check()
 
 
+def test_the_checker_sees_metrics_that_are_not_those_of_the_rows() -> None:
+    scrape.check_text(METRICS, {"succeeded": 2})
+    with pytest.raises(Violation, match="3 jobs were created"):
+        scrape.check_text(METRICS, {"succeeded": 3})
+    with pytest.raises(Violation, match="0 jobs are succeeded"):
+        scrape.check_text(METRICS, {"cancelled": 2})
+    with pytest.raises(Violation, match="is no debt"):
+        scrape.check_text(f"{METRICS}# TYPE ftd_events_total counter\nftd_events_total -1.0\n", {})
+    with pytest.raises(Violation, match="is 0 when every job is over"):
+        scrape.check_text(f"{METRICS}ftd_uploads_in_progress 1.0\n", {"succeeded": 2})
+
+
+def test_the_checker_lets_no_job_fail(peace: Peace) -> None:
+    """Not even on a full disk: it heals, and the job waits."""
+    job = peace.client.mine[0]
+    peace.change(
+        "UPDATE jobs SET state = 'failed', error_code = 'no_space', error_message = 'It is full.', "
+        f"fine_tuned_model = NULL WHERE id = '{job.id}'"
+    )
+    job.states.clear()
+    with pytest.raises(Violation, match="does not fail"):
+        peace.check()
+
+
 def test_the_checker_sees_what_is_lost(peace: Peace) -> None:
     job = peace.client.mine[0]
     newest = job.events[-1][0]
@@ -126,6 +222,9 @@ def test_the_checker_sees_what_is_lost(peace: Peace) -> None:
     peace.change("UPDATE files SET deleted_at = 1 WHERE purpose = 'fine-tune'")
     with pytest.raises(Violation, match="is listed"):
         checker.check_acknowledged(peace.world, peace.ledger)
+    upload = Upload(sha256="0", lines=[], id="file-of-which-no-row-knows")
+    with pytest.raises(Violation, match=f"the bytes of {upload.id}"):
+        checker.check_lost(peace.world, [upload])
 
 
 def _course(peace: Peace) -> Course:
