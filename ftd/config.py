@@ -63,7 +63,8 @@ class Limits(_Section):
     ballast_bytes: int = Field(64 * 2**20, ge=0)
     """A file that only takes space, to be given up when the disk is full; 0: none."""
     keep_runs_days: float = Field(7.0, ge=0)
-    """How long a finished job's runs keep their logs, spools and optimizer states."""
+    """How long a finished job's runs keep their logs, spools and optimizer states;
+    what was set aside in `unknown/` stays for as long."""
 
 
 class Training(_Section):
