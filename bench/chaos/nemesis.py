@@ -1,7 +1,6 @@
 """Faults of processes: kills, freezes and ends at moments that are drawn from a seed."""
 
 import json
-import os
 import signal
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from random import Random
 from bench.chaos.client import Client, abort_upload
 from bench.chaos.holds import Violation, until
 from bench.chaos.ledger import Upload
+from bench.chaos.witness import last_deed
 from bench.chaos.world import Process, World
 
 EX_TEMPFAIL = 75  # of a second daemon
@@ -26,7 +26,6 @@ DEEDS = ("begin", "step", "saved", "saved", "stopped", "done")
 REQUESTS = ("upload", "submit", "cancel", "pause", "resume", "delete")
 MOMENT_S = 0.5
 GLANCE_S = 0.003
-TAIL_BYTES = 4096
 
 
 class Nemesis:
@@ -226,8 +225,4 @@ class Nemesis:
         busy = any(self.assigned(process) for process in self.world.processes())
         if not busy or not self.world.witness.exists():
             return "rest"
-        with self.world.witness.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
-            lines = file.read().splitlines()
-        what: str = json.loads(lines[-1])["what"] if lines else "begin"
-        return what
+        return last_deed(self.world.witness)

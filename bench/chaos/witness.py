@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from bench.chaos.holds import expect
@@ -20,6 +21,7 @@ Seen = Sequence[Mapping[str, Any]]  # lines of the witness, in order
 # many share. Where a shim was frozen, as much as its pipe holds.
 PIPE_STEPS = 60
 SPOOL_BYTES = 2**26
+TAIL_BYTES = 4096
 
 
 def witnessed(world: World) -> list[dict[str, Any]]:
@@ -29,6 +31,16 @@ def witnessed(world: World) -> list[dict[str, Any]]:
     data = world.witness.read_bytes()
     lines = data[: data.rfind(b"\n") + 1].splitlines()
     return [seen for line in lines if "job" in (seen := json.loads(line))]
+
+
+def last_deed(witness: Path) -> str:
+    """What any trainer did last. The line after that may be on its way."""
+    with witness.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+        data = file.read()
+    lines = data[: data.rfind(b"\n") + 1].splitlines()
+    what: str = json.loads(lines[-1])["what"] if lines else "begin"
+    return what
 
 
 def note(world: World, what: str, job: str, step: int, left: int = 0) -> None:

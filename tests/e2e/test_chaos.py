@@ -74,6 +74,12 @@ def test_a_fault_that_met_nobody_is_told() -> None:
     assert json.loads(as_json(tally, 1.0))["faults"] == {"daemon killed": 1}
 
 
+def test_a_line_on_its_way_is_not_there_yet(tmp_path: Path) -> None:
+    path = tmp_path / "witness.jsonl"
+    path.write_text('{"what": "step"}\n{"what": "sav')
+    assert witness.last_deed(path) == "step"
+
+
 def test_a_ledger_goes_back_with_its_database(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
     kept, deleted = (Upload(sha256=name, lines=[], id=name) for name in ("file-1", "file-2"))
