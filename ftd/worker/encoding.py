@@ -17,6 +17,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from ftd.core.errors import invalid
+
 # A Unicode noncharacter: reserved for use inside a program, never for interchange.
 BREAK = "\ufdd0"
 
@@ -96,10 +98,17 @@ class Encoder:
         ids: list[int] = []
         if not text:
             return ids
-        if self._bare is not None:
-            ids = self._bare.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        else:
-            ids = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        try:
+            if self._bare is not None:
+                ids = self._bare.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            else:
+                ids = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        except BaseException as error:
+            # A library in Rust gives up: its own exception is none that anybody expects.
+            if type(error).__name__ != "PanicException":
+                raise
+            message = f"The model's tokenizer gives up on a text: {error}"
+            raise invalid(message, code="invalid_model") from error
         return ids
 
 

@@ -20,7 +20,6 @@ for _family in _FAMILIES:
     importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")
 transformers_logging.disable_progress_bar()
 
-_OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 REASON_CHARACTERS = 300  # of a library's error, in a message for people
 
 # Tokenizer and network of a directory, on a device, in a dtype: `load` or `draw`.
@@ -41,13 +40,16 @@ def load(directory: Path, at: torch.device, dtype: torch.dtype) -> tuple[Any, An
     Attention is transformers' own choice: sdpa, or eager where a model cannot do with that.
     """
     with loading("model"):
-        tokenizer = AutoTokenizer.from_pretrained(directory, **_OFFLINE)
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
         network = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype,
-            use_safetensors=True,
             device_map={"": at} if at.type == "cuda" else None,
-            **_OFFLINE,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     return tokenizer, network
 
@@ -58,10 +60,14 @@ def draw(directory: Path, at: torch.device, dtype: torch.dtype) -> tuple[Any, An
     The caller has seeded torch. No copy in another dtype or place is ever held.
     """
     with loading("model"):
-        tokenizer = AutoTokenizer.from_pretrained(directory, **_OFFLINE)
-        config = AutoConfig.from_pretrained(directory, **_OFFLINE)
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+        config = AutoConfig.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
         with at:
-            network = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            network = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     return tokenizer, network
 
 

@@ -2,12 +2,14 @@
 
 Training and inference render through here, so that a tuned model is asked in the very form in
 which it was taught. Rendering depends on nothing but its arguments: templates that print today's
-date are given a fixed one.
+date are given a fixed one. Templates come with models, and are bounded in what they may cost.
 """
 
 import json
 import re
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from hashlib import sha256
@@ -15,9 +17,14 @@ from itertools import product, takewhile
 from typing import Any
 
 import jinja2
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils import chat_template_utils
 
+from ftd.worker.allowance import Costly, allowing
 from ftd.worker.encoding import BREAK, Encoder
+from ftd.worker.pricing import Environment
+
+# transformers makes its environment inside a function, from the class that it knows by this name.
+chat_template_utils.ImmutableSandboxedEnvironment = Environment
 
 Message = dict[str, Any]
 
@@ -38,16 +45,23 @@ CHATML = (
 
 _CLOCK = re.compile(r"strftime_now\(\s*(['\"])(?P<format>.*?)\1\s*\)")
 _TAG = re.compile(r"{%-?\s*generation\s*-?%}")
+# transformers keeps what is tagged with the compiled template, which all threads share.
+_TRACKING = threading.Lock()
 
 # What foreign code in a sandbox may raise; running out of memory is ours.
 _TEMPLATE_FAULTS = (
     jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
     ValueError,
 )  # fmt: skip
+_COMPLAINT_CHARACTERS = 500
 
 
 class RenderError(ValueError):
     """The template refuses these messages, or loses their words."""
+
+
+class Unbounded(RenderError):
+    """The template costs too much, whatever form the messages have."""
 
 
 class ChatTemplate:
@@ -94,6 +108,8 @@ class ChatTemplate:
             chat = self._conversation(form, adopted, shown)
             try:
                 text = _squeezed(chat.text())
+            except Unbounded:
+                raise
             except RenderError as error:
                 complaint = complaint or str(error)
                 continue
@@ -109,20 +125,24 @@ class ChatTemplate:
         Raises RenderError with the template's own complaint.
         """
         source = self._source(tools)
+        tagged = _TAG.search(source) is not None
         try:
-            texts, spans = render_jinja_template(
-                conversations=[messages],
-                tools=tools,
-                chat_template=source,
-                return_assistant_tokens_mask=_TAG.search(source) is not None,
-                add_generation_prompt=prompt,
-                enable_thinking=thinking,
-                thinking=thinking,
-                **self._special_tokens,
-            )
+            with _TRACKING if tagged else nullcontext(), allowing([messages, tools]):
+                texts, spans = chat_template_utils.render_jinja_template(
+                    conversations=[messages],
+                    tools=tools,
+                    chat_template=source,
+                    return_assistant_tokens_mask=tagged,
+                    add_generation_prompt=prompt,
+                    enable_thinking=thinking,
+                    thinking=thinking,
+                    **self._special_tokens,
+                )
+        except Costly as error:
+            raise Unbounded(str(error)) from error
         except _TEMPLATE_FAULTS as error:
             complaint = str(error) or type(error).__name__
-            raise RenderError(complaint.replace(BREAK, "")) from error
+            raise RenderError(complaint.replace(BREAK, "")[:_COMPLAINT_CHARACTERS]) from error
         return texts[0], spans[0] if spans else []
 
     def _source(self, tools: list[Any] | None) -> str:

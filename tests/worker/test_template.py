@@ -1,5 +1,7 @@
 """Messages become the text that their model knows, whatever its template expects of them."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from datetime import date
 from typing import Any
@@ -114,6 +116,23 @@ def test_any_fault_of_a_template_is_a_refusal() -> None:
     for source in ("{{ 1 + 'a' }}", "{{ 1 // 0 }}", "{{ messages[0].nothing.more }}"):
         with pytest.raises(RenderError):
             template(source).read([USER])
+
+
+def test_threads_may_render_the_same_tagged_template() -> None:
+    source = (
+        "{% for m in messages %}{{ m.content }}{% generation %}{% for i in range(300) %}{{ i }}"
+        "{% endfor %}{% endgeneration %}{% endfor %}"
+    )
+    chat = template(source)
+    expected = chat.read([USER]).tagged()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: chat.read([USER]).tagged(), range(40)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == 40 * [expected]
 
 
 def test_words_must_not_be_lost() -> None:

@@ -9,7 +9,6 @@ PEFT splits the batch by adapter instead and computes it in parts.
     no token with an adapter      nothing at all
 """
 
-import json
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
@@ -24,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ftd.core.errors import FtdError, invalid
+from ftd.worker.models.adapter import CONFIG, MAX_CONFIG_BYTES, WEIGHTS
+from ftd.worker.models.configs import read_json
 from ftd.worker.pretrained import REASON_CHARACTERS
 
 # What may stand in adapter_config.json without changing what an adapter computes. Everything else
@@ -188,8 +189,8 @@ def _replace(module: nn.Module, name: str) -> Adapted:
 def _read(directory: Path, module: nn.Module) -> dict[str, Pair]:
     """The adapter's pairs by the names of the layers in `module`. Raises FtdError."""
     with _reading():
-        config = dict(json.loads((directory / "adapter_config.json").read_bytes()))
-        weights = load_file(directory / "adapter_model.safetensors")
+        config = read_json(directory / CONFIG, limit_bytes=MAX_CONFIG_BYTES)
+        weights = load_file(directory / WEIGHTS)
     scale = _scale(config)
     halves: dict[str, dict[str, Tensor]] = {}
     for key, weight in weights.items():

@@ -53,6 +53,8 @@ class Row(Protocol):
 
     ids: list[int]
     """The prompt, at least one token."""
+    owner: str
+    """Whose request it is. What is known of a prompt is known of an owner's."""
     adapter: str | None
     """A PEFT directory, relative to the working directory."""
     max_tokens: int
@@ -92,10 +94,15 @@ class _Prompt:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = deque(rows)
         self.ids = list(rows[0].ids)
+        self.owner = rows[0].owner
         self.adapter = rows[0].adapter
         self.known: KeyValues | None = None  # None until its turn comes
         self.cached = 0
         self.logits: Tensor | None = None  # of its last token, once it is computed
+
+    @property
+    def under(self) -> tuple[str, str | None]:
+        return self.owner, self.adapter
 
     @property
     def left(self) -> int:
@@ -110,6 +117,10 @@ class _Running:
         self.known = known
         self.token = -1
         self._count = 0
+
+    @property
+    def under(self) -> tuple[str, str | None]:
+        return self.row.owner, self.row.adapter
 
     def begin(self, prompt: _Prompt, logits: Tensor) -> bool:
         """The first token, by logits of its own; True when the row is done."""
@@ -172,7 +183,7 @@ class Batch:
         return self._shelf.tokens
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Let the rows of one request join: all have the same prompt and adapter."""
+        """Let the rows of one request join: all have the same prompt, owner and adapter."""
         self._prompts.append(_Prompt(rows))
 
     @torch.inference_mode()
@@ -199,7 +210,7 @@ class Batch:
             prompt.rows = deque(row for row in prompt.rows if not row.cancelled)
             if not prompt.rows:
                 self._prompts.remove(prompt)
-                self._keep(prompt.adapter, prompt.known)
+                self._keep(prompt.under, prompt.known)
         for running in [running for running in self._running if running.row.cancelled]:
             self._leave(running)
 
@@ -293,10 +304,10 @@ class Batch:
         adapters are in use, and when it cannot be done, which its rows are told."""
         self._opening = prompt
         opened = [other for other in self._prompts if other.known is not None]
-        running = [(running.row.adapter, running.known) for running in self._running]
-        joining = [(other.adapter, other.known) for other in opened if other.known is not None]
+        running = [(running.under, running.known) for running in self._running]
+        joining = [(other.under, other.known) for other in opened if other.known is not None]
         if prompt.adapter is not None:
-            used = {adapter for adapter, _ in (*running, *joining) if adapter is not None}
+            used = {adapter for (_, adapter), _ in (*running, *joining) if adapter is not None}
             try:
                 if not self._adapters.load(prompt.adapter, used):
                     self._opening = None
@@ -305,7 +316,7 @@ class Batch:
                 self._opening = None
                 self._fail(prompt, error)
                 return None
-        known = self._shelf.take(prompt.adapter, prompt.ids, [*running, *joining])
+        known = self._shelf.take(prompt.under, prompt.ids, [*running, *joining])
         known = known or KeyValues(self._network.layout)
         prompt.cached = len(known.tokens)
         known.reserve(len(prompt.ids) - prompt.cached)
@@ -337,12 +348,12 @@ class Batch:
 
     def _leave(self, running: _Running) -> None:
         self._running.remove(running)
-        self._keep(running.row.adapter, running.known)
+        self._keep(running.under, running.known)
 
-    def _keep(self, adapter: str | None, known: KeyValues | None) -> None:
+    def _keep(self, under: tuple[str, str | None], known: KeyValues | None) -> None:
         if known is None:
             return
         try:
-            self._shelf.put(adapter, known)
+            self._shelf.put(under, known)
         except torch.OutOfMemoryError as error:
             _log.warning("out of memory, %d tokens are not kept: %s", len(known.tokens), error)

@@ -2,12 +2,13 @@
 
 Each sequence owns one buffer for all layers. It grows by reallocation, so that a long answer costs
 memory when it is long, and it is appended to in place. A sequence that ends is shelved: a request
-that goes on from its tokens, with the same adapter, begins where the shelved one is left.
+that goes on from its tokens, of the same owner and with the same adapter, begins where the shelved
+one is left.
 
 Bytes: SmolLM2-135M in float32 takes 46 KB a token, a 7B model with 8 KV heads in bfloat16 128 KB.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,10 +84,11 @@ class Shelf:
     def __init__(self, limit: int) -> None:
         self.tokens = 0
         self._limit = limit
-        self._kept: list[tuple[str | None, KeyValues]] = []
+        self._kept: list[tuple[Hashable, KeyValues]] = []
 
-    def put(self, adapter: str | None, known: KeyValues) -> None:
-        """Keep what was computed under `adapter`; the oldest go when it is too much.
+    def put(self, under: Hashable, known: KeyValues) -> None:
+        """Keep what was computed `under` an owner and an adapter; the oldest go when it is too
+        much.
 
         One that only repeats the beginning of another is not kept beside it.
         """
@@ -94,23 +96,23 @@ class Shelf:
         if not SHARED_TOKENS <= count <= self._limit:
             return
         for other, old in list(self._kept):
-            if other == adapter:
+            if other == under:
                 shared = common(old.tokens, known.tokens)
                 if shared == count:
                     return
                 if shared == len(old.tokens):
                     self._remove(old)
         known.shrink()
-        self._kept.append((adapter, known))
+        self._kept.append((under, known))
         self.tokens += count
         while self.tokens > self._limit:
             self._remove(self._kept[0][1])
 
     def take(
         self,
-        adapter: str | None,
+        under: Hashable,
         ids: Sequence[int],
-        running: Iterable[tuple[str | None, KeyValues]],
+        running: Iterable[tuple[Hashable, KeyValues]],
     ) -> KeyValues | None:
         """The longest known beginning of `ids` as a sequence of its own, from what is kept or runs.
 
@@ -120,7 +122,7 @@ class Shelf:
         """
         best, length = None, SHARED_TOKENS - 1
         for other, known in (*self._kept, *running):
-            if other == adapter:
+            if other == under:
                 shared = min(common(known.tokens, ids), len(ids) - 1)
                 if shared > length:
                     best, length = known, shared
@@ -143,7 +145,7 @@ class Shelf:
         return found
 
     def _remove(self, known: KeyValues) -> None:
-        self._kept = [(adapter, kept) for adapter, kept in self._kept if kept is not known]
+        self._kept = [(under, kept) for under, kept in self._kept if kept is not known]
         self.tokens -= len(known.tokens)
 
 

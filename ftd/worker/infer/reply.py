@@ -139,6 +139,7 @@ class Choice:
         question, request = reply.question, reply.question.request
         sampling, prompt = request.sampling, request.prompt
         self.ids = question.ids
+        self.owner = request.owner
         self.adapter = request.adapter
         asked = sampling.max_tokens
         self.max_tokens = question.room if asked is None else min(asked, question.room)

@@ -20,7 +20,7 @@ from ftd.core.errors import invalid
 from ftd.worker.models import convert, fetch, load, tree
 from ftd.worker.models.answer import answer, stay_quiet
 from ftd.worker.models.check import Checked, Facts, check_directory
-from ftd.worker.models.refusal import not_found, shown, unsafe
+from ftd.worker.models.refusal import not_found, shown
 
 WORKPLACE = ".adding-"
 
@@ -60,7 +60,7 @@ def add(source: str, destination: Path) -> Added:
             notes = _copy(found, check_directory(found), model).notes
         else:
             _log.info("converting %s", found.name)
-            convert.convert(found, model)
+            convert.convert(_own(found, workplace), model)
         # What was copied may have changed since it was checked, and a conversion is only as good
         # as its file: what counts is what is here now.
         checked = check_directory(model)
@@ -103,15 +103,20 @@ def _find(source: str, workplace: Path) -> Path:
     return path
 
 
+def _own(gguf: Path, workplace: Path) -> Path:
+    """A GGUF file that nobody else can change: checked first, it is read by libraries later."""
+    if gguf.is_relative_to(workplace):
+        return gguf
+    (workplace / "gguf").mkdir()
+    tree.copy(gguf, workplace / "gguf" / gguf.name)
+    return workplace / "gguf" / gguf.name
+
+
 def _copy(source: Path, checked: Checked, target: Path) -> Checked:
     target.mkdir()
-    root = source.resolve()
     for name in checked.files:
         _log.info("copying %s", name)
-        file = (root / name).resolve()
-        if not file.is_relative_to(root):
-            raise unsafe(f"{shown(name)} became a link that leads out of the directory.")
-        tree.copy(file, target / name)
+        tree.copy(source / name, target / name)
     return checked
 
 

@@ -5,18 +5,22 @@ are taken, so what a directory holds besides them is left behind, unread. What c
 leads out of the directory, condemns the whole of it.
 """
 
+import json
 import os
 import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftd.worker.models import tree
 from ftd.worker.models.configs import CONFIGS, Config, check_harmless, read_config, read_json
 from ftd.worker.models.refusal import broken, not_found, shown, unsafe, unsupported
+from ftd.worker.models.tokenizer import check_tokenizer, check_vocabulary
 from ftd.worker.models.weights import INDEX, SINGLE, Weights, read_weights
 
 MAX_ENTRIES = 10_000
-MAX_TOKENIZER_BYTES = 256 * 2**20
+MAX_BYTES = 2**40  # of all that is taken
+MAX_TOKENIZER_BYTES = 128 * 2**20
 MAX_TEMPLATE_BYTES = 2**20
 MAX_TEXT_BYTES = 2**20
 
@@ -28,6 +32,11 @@ _TAKEN_CONFIGS = CONFIGS - {"processor_config.json", "preprocessor_config.json"}
 _TAKEN = {
     **dict.fromkeys(_TOKENIZER_FILES | {"added_tokens.json"}, MAX_TOKENIZER_BYTES),
     _TEMPLATE: MAX_TEMPLATE_BYTES,
+}
+_JUDGES = {
+    "tokenizer.json": check_tokenizer,
+    "vocab.json": check_vocabulary,
+    "added_tokens.json": check_vocabulary,
 }
 _TEXTS = re.compile(r"(LICENSE|LICENCE|NOTICE|USE_POLICY|README)(\.md|\.txt)?\Z", re.IGNORECASE)
 
@@ -84,7 +93,10 @@ def check_directory(directory: Path) -> Checked:
     others = frozenset(name for name in names if _is_taken(name))
     for name in sorted(others):
         _check_size(directory / name)
+    for name in sorted(others & _JUDGES.keys()):
+        _JUDGES[name](read_json(directory / name, limit_bytes=MAX_TOKENIZER_BYTES), name)
     files = tuple(sorted(others | frozenset(weights.files)))
+    _check_sum(directory, files)
     return Checked(
         facts=_facts(directory, names, config, weights),
         files=files,
@@ -116,8 +128,12 @@ def _survey(directory: Path) -> frozenset[str]:
 def _is_file(entry: os.DirEntry[str], root: Path) -> bool:
     """Whether the entry is a file to look at; an entry that condemns the directory raises."""
     if entry.is_symlink():
-        target = Path(entry.path).resolve()
-        if not target.is_relative_to(root):
+        steps = tree.steps_of(str(Path(entry.path).readlink()))
+        try:
+            target = Path(entry.path).resolve()
+        except (OSError, RuntimeError):
+            raise broken(f"{shown(entry.name)} is a link to itself.") from None
+        if steps is None or not target.is_relative_to(root):
             raise unsafe(
                 f"{shown(entry.name)} is a link that leads out of the directory (a Hugging Face "
                 "cache is made of such links). Copy the model with `cp -rL` and add the copy."
@@ -169,6 +185,12 @@ def _check_size(path: Path) -> None:
         raise broken(f"{path.name} is larger than {limit:,} bytes.")
 
 
+def _check_sum(directory: Path, files: tuple[str, ...]) -> None:
+    total = sum((directory / name).stat().st_size for name in files)
+    if total > MAX_BYTES:
+        raise broken(f"the files take {total:,} bytes; at most {MAX_BYTES:,} are allowed.")
+
+
 def _facts(directory: Path, names: frozenset[str], config: Config, weights: Weights) -> Facts:
     return Facts(
         architecture=config.architecture,
@@ -185,17 +207,19 @@ def _facts(directory: Path, names: frozenset[str], config: Config, weights: Weig
 
 
 def _has_chat_template(directory: Path, names: frozenset[str]) -> bool:
-    if _TEMPLATE in names:
-        return True
     if "tokenizer_config.json" not in names:
-        return False
-    return bool(read_json(directory / "tokenizer_config.json").get("chat_template"))
+        return _TEMPLATE in names
+    template = read_json(directory / "tokenizer_config.json").get("chat_template")
+    if len(json.dumps(template)) > MAX_TEMPLATE_BYTES:
+        raise broken(f"the chat template is larger than {MAX_TEMPLATE_BYTES:,} bytes.")
+    return _TEMPLATE in names or bool(template)
 
 
 def _license(directory: Path, names: frozenset[str]) -> str | None:
     if "README.md" not in names:
         return None
-    card = (directory / "README.md").read_text(encoding="utf-8", errors="replace")
+    with tree.opened(directory / "README.md") as file:
+        card = file.read(MAX_TEXT_BYTES).decode(errors="replace")
     front = _FRONT_MATTER.match(card)
     found = _LICENSE.search(front[1]) if front else None
     return found[1].strip() if found else None

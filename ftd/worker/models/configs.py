@@ -3,11 +3,12 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftd.worker.models import tree
 from ftd.worker.models.refusal import broken, shown, unsafe, unsupported
 
 # Read by transformers or by tools that come after us, wherever they lie in a document.
@@ -35,10 +36,23 @@ _CODE_KEYS = frozenset(
         "kernel_config",
         "use_kernels",
         "transformers_weights",
+        "init_inputs",
+        "gguf_file",
+        "tokenizer_object",
         "_attn_implementation_internal",
         "_experts_implementation_internal",
     }
 )
+# Keys whose value names another model, or a file of the tokenizer. `_name_or_path` and its like
+# only tell where a model was once, and are in most configurations.
+_PLACE_KEYS = re.compile(
+    r"(?!_?((base_)?model_)?name_or_path\Z).*(name_or_path|(model|repo|hub)_id|_tower"
+    r"|backbone|_checkpoint|_ur[il]|(vocab|merges|tokenizer|spm|sp_model)_file)\Z"
+)
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# In these, text is for people and for the model, and may begin with anything.
+_WORDY = frozenset({"tokenizer_config.json", "special_tokens_map.json"})
 # Keys whose value may be the name of a kernel on the hub.
 _KERNEL_KEYS = frozenset({"attn_implementation", "experts_implementation"})
 _KERNELS = frozenset({"eager", "sdpa", "flash_attention_2", "batched_mm", "grouped_mm"})
@@ -77,7 +91,7 @@ class Config:
 def read_config(directory: Path) -> Config:
     """Read config.json, already known to be harmless. Raises FtdError."""
     document = read_json(directory / "config.json")
-    _check_bounds(document)
+    check_bounds(document)
     return Config(
         architecture=_architecture(document),
         model_type=_model_type(document),
@@ -90,7 +104,7 @@ def read_config(directory: Path) -> Config:
 
 def check_harmless(path: Path) -> None:
     """Refuse a JSON document that would make a loader run code, fetch, or unpack. FtdError."""
-    for key, value in _items(read_json(path), path.name):
+    for key, value in items(read_json(path), path.name):
         if key in _CODE_KEYS:
             raise unsafe(
                 f"{path.name} has the key {shown(key)}, which makes a loader run or fetch code. "
@@ -103,11 +117,23 @@ def check_harmless(path: Path) -> None:
                 f"{path.name} has a {key}: quantised weights cannot be trained. Take the model's "
                 "unquantised release, or its .gguf file."
             )
+        if isinstance(value, str) and value:
+            _check_place(key, value, path.name)
+
+
+def _check_place(key: str, value: str, file: str) -> None:
+    address = file not in _WORDY and _ADDRESS.match(value)
+    elsewhere = _PLACE_KEYS.match(key) and not (key.endswith("_file") and _FILE_NAME.match(value))
+    if address or elsewhere:
+        raise unsafe(
+            f"{file}: {shown(key)} is {shown(value)}, which leads out of the directory. A model is "
+            "taken as it lies there, and nothing else is fetched or read for it."
+        )
 
 
 def read_json(path: Path, *, limit_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """A JSON object from a file. Raises FtdError when it is anything else, or too large."""
-    with path.open("rb") as file:
+    with tree.opened(path) as file:
         text = file.read(limit_bytes + 1)
     if len(text) > limit_bytes:
         raise broken(f"{path.name} is larger than {limit_bytes:,} bytes.")
@@ -115,9 +141,10 @@ def read_json(path: Path, *, limit_bytes: int = MAX_CONFIG_BYTES) -> dict[str, A
 
 
 def parse_json(text: bytes, name: str) -> dict[str, Any]:
-    """A JSON object in which no key is twice: readers disagree about which one counts."""
+    """A JSON object in which no key is twice: readers disagree about which one counts. NaN and
+    Infinity are no JSON, and no sizes."""
     try:
-        document = json.loads(text, object_pairs_hook=_unique)
+        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
     except RecursionError:
         raise broken(f"{name} is nested too deeply.") from None
     except ValueError as error:
@@ -135,25 +162,35 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def _items(value: object, file: str, depth: int = 1) -> Iterator[tuple[str, object]]:
-    """Every key and value of a document, at whatever depth."""
+def _no_number(text: str) -> object:
+    raise ValueError(f"{text} is no JSON")
+
+
+def items(value: object, file: str, key: str = "", depth: int = 1) -> Iterator[tuple[str, object]]:
+    """Every key and value of a document, at whatever depth; an element of a list has its key.
+
+    Raises FtdError for a document that is nested deeper than MAX_DEPTH levels.
+    """
     if depth > MAX_DEPTH:
         raise broken(f"{file} is nested deeper than {MAX_DEPTH} levels.")
-    children: Iterable[object] = value if isinstance(value, list) else ()
     if isinstance(value, dict):
-        yield from value.items()
-        children = value.values()
-    for child in children:
-        yield from _items(child, file, depth + 1)
+        for name, child in value.items():
+            yield name, child
+            yield from items(child, file, name, depth + 1)
+    elif isinstance(value, list):
+        for child in value:
+            yield key, child
+            yield from items(child, file, key, depth + 1)
 
 
-def _check_bounds(document: Mapping[str, Any]) -> None:
-    for key, value in _items(document, "config.json"):
-        if not isinstance(value, int) or isinstance(value, bool):
+def check_bounds(document: Mapping[str, Any], file: str = "config.json") -> None:
+    """Refuse sizes that no model has, wherever they stand. Raises FtdError."""
+    for key, value in items(document, file):
+        if not isinstance(value, int | float) or isinstance(value, bool):
             continue
         limit = next((limit for pattern, limit in _BOUNDS if pattern.match(key)), None)
         if limit is not None and not -1 <= value <= limit:
-            raise broken(f"config.json: {shown(key)} is {value}; at most {limit:,} is allowed.")
+            raise broken(f"{file}: {shown(key)} is {value}; at most {limit:,} is allowed.")
 
 
 def _architecture(document: Mapping[str, Any]) -> str:

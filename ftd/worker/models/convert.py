@@ -2,36 +2,24 @@
 
 import functools
 import re
-import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ftd.worker.models import tree
-from ftd.worker.models.refusal import broken, shown, unsupported
+from ftd.worker.models import gguf_header, tree
+from ftd.worker.models.refusal import shown, unsupported
 
-MAX_TENSORS = 200_000
-MAX_KEYS = 10_000
-
-_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf\Z")
 _LICENSE = re.compile(r"[A-Za-z0-9._+-]{1,100}\Z")
 
 
 def check_header(gguf: Path) -> None:
     """Refuse what is no GGUF file of version 2 or 3, before a library reads it. FtdError."""
-    if _SPLIT.search(gguf.name):
-        raise unsupported(f"{shown(gguf.name)} is one part of a split GGUF file. Merge it first.")
-    with gguf.open("rb") as file:
-        head = file.read(24)
-    if len(head) < 24 or head[:4] != b"GGUF":
-        raise broken(f"{shown(gguf.name)} is no GGUF file.")
-    version, tensors, keys = struct.unpack_from("<IQQ", head, 4)
-    if version not in (2, 3):
-        raise unsupported(f"{shown(gguf.name)} has GGUF version {version}; 2 and 3 can be read.")
-    if tensors > MAX_TENSORS or keys > MAX_KEYS:
-        raise broken(f"{shown(gguf.name)} claims {tensors:,} tensors and {keys:,} keys.")
+    import gguf as library
+
+    sizes = {int(kind): size for kind, size in library.GGML_QUANT_SIZES.items()}
+    gguf_header.check_header(gguf, sizes)
 
 
 def convert(gguf: Path, into: Path) -> None:
@@ -86,15 +74,15 @@ def _write(gguf: Path, into: Path) -> None:
         reader = library.GGUFReader(str(link))
         kinds = {tensor.tensor_type for tensor in reader.tensors}
         whole = kinds == {library.GGMLQuantizationType.F32}
-        source: dict[str, Any] = {
-            "pretrained_model_name_or_path": alone,
-            "gguf_file": link.name,
-            "local_files_only": True,
-            "trust_remote_code": False,
-        }
-        tokenizer = AutoTokenizer.from_pretrained(**source)
+        tokenizer = AutoTokenizer.from_pretrained(
+            alone, gguf_file=link.name, local_files_only=True, trust_remote_code=False
+        )
         model, report = AutoModelForCausalLM.from_pretrained(
-            **source,
+            alone,
+            gguf_file=link.name,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
             dtype=torch.float32 if whole else torch.bfloat16,
             quantization_config=GgufConfig(dequantize=True),
             output_loading_info=True,

@@ -3,40 +3,74 @@
 On torch's meta device every weight's name and shape is matched with the model's own, while none
 is read and no memory is taken: a model of any size is proven in seconds. It is not run: a forward
 pass on that device fails for sound models whose path depends on the data (experts, packed masks).
+
+All of it is done in children that can be ended: a tokenizer may never come back, and a
+configuration may ask for more than its weights.
 """
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import importlib
+import json
 from pathlib import Path
 from typing import Any
 
+from ftd.core.errors import FtdError
 from ftd.worker.models.check import Facts
 from ftd.worker.models.refusal import broken, shown, unsafe, unsupported
+from ftd.worker.models.tokenizer import check_tokenizer
+from ftd.worker.models.trial import attempt
 
-TEMPLATE_SECONDS = 10.0
+TOKENIZER_SECONDS = 60.0
+MODEL_SECONDS = 600.0
+MEMORY_BYTES = 4 * 2**30
+SPARE_BYTES = 2**30  # that a model may take beyond its weights: masks, tables of positions
 MAX_RENDERED_CHARACTERS = 100_000
+PROBE_CHARACTERS = 5000
 
 _SAMPLE = [
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "Paris."},
 ]
+# What regular expressions find hard: long runs of what they look for, ended by something else.
+_RUNS = ("a", "A", "1", " ", "\n", "\t", "!", "\u00e9", "\u4e2d", "aA", " \n", "a1", "'s", "a ")
 
 
 def prove(directory: Path, facts: Facts) -> None:
     """Load configuration, tokenizer and model of a directory that was checked. Raises FtdError.
 
-    A template that never ends is stopped after TEMPLATE_SECONDS; call from the main thread.
+    Call from a program without threads of its own.
     """
+    for library in ("transformers.models.auto.modeling_auto", "ftd.worker.template"):
+        importlib.import_module(library)  # once, and not in each child
+    weights = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    attempt(
+        "tokenizer or chat template",
+        lambda: _try_tokenizer(directory, facts),
+        seconds=TOKENIZER_SECONDS,
+        memory_bytes=MEMORY_BYTES,
+    )
+    attempt(
+        "model",
+        lambda: _match_weights(directory, facts),
+        seconds=MODEL_SECONDS,
+        memory_bytes=MEMORY_BYTES + weights,
+    )
+
+
+def _try_tokenizer(directory: Path, facts: Facts) -> None:
     tokenizer = _tokenizer(directory)
-    _try_template(tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # also of one that was built from other files
+        check_tokenizer(json.loads(backend.to_str()), "the tokenizer")
     ids = tokenizer(_SAMPLE[0]["content"])["input_ids"]
     if not ids or max(ids) >= facts.vocabulary:
         raise broken(
             f"the tokenizer does not fit the model: it makes {shown(ids[:8])} of a "
             f"plain question, and the model knows {facts.vocabulary:,} tokens."
         )
-    _match_weights(directory, facts)
+    _try_template(tokenizer)
+    for run in _RUNS:
+        text = run * (PROBE_CHARACTERS // len(run)) + "x" + run
+        tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
 
 def _tokenizer(directory: Path) -> Any:
@@ -51,15 +85,17 @@ def _tokenizer(directory: Path) -> Any:
 
 
 def _try_template(tokenizer: Any) -> None:
+    """Render it as training and inference will."""
+    from ftd.worker.template import ChatTemplate, Unbounded
+
     if tokenizer.chat_template is None:
         return
     try:
-        with _at_most(TEMPLATE_SECONDS):
-            text = tokenizer.apply_chat_template(_SAMPLE, tokenize=False)
-    except TimeoutError:
-        raise unsafe(
-            f"the chat template did not end within {TEMPLATE_SECONDS:g} s on two short messages."
-        ) from None
+        text, _ = ChatTemplate(tokenizer).render(_SAMPLE, None, prompt=False, thinking=False)
+    except Unbounded as error:
+        raise unsafe(f"the chat template is no good on two short messages: {error}.") from error
+    except FtdError:
+        raise
     except Exception as error:
         raise broken(f"the chat template cannot be rendered: {_first_line(error)}") from error
     if len(text) > MAX_RENDERED_CHARACTERS:
@@ -79,6 +115,8 @@ def _match_weights(directory: Path, facts: Facts) -> None:
             use_safetensors=True,
             output_loading_info=True,
         )
+    except MemoryError:
+        raise
     except Exception as error:
         raise broken(f"the model does not load: {_first_line(error)}") from error
     if type(model).__name__ != facts.architecture:
@@ -91,22 +129,9 @@ def _match_weights(directory: Path, facts: Facts) -> None:
             f"{len(missing)} weights are missing, {shown(min(missing))} among them; they would be "
             "random numbers."
         )
-
-
-@contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """Interrupt Python code that runs longer, with TimeoutError."""
-
-    def ring(*_: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    spare = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    if spare > SPARE_BYTES:
+        raise unsafe(f"the model takes {spare:,} bytes besides its weights.")
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ftd.worker.models.adapter import check_adapter
 from ftd.worker.models.weights import INDEX, SINGLE
 from ftd.worker.pretrained import loading
 
@@ -23,6 +24,7 @@ def merge(base: Path, adapter: Path, into: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    check_adapter(adapter)
     with loading("model"):
         network: Any = AutoModelForCausalLM.from_pretrained(
             base,
@@ -32,7 +34,7 @@ def merge(base: Path, adapter: Path, into: Path) -> None:
             use_safetensors=True,
         )
     with loading("adapter"):
-        tuned: Any = PeftModel.from_pretrained(network, adapter)
+        tuned: Any = PeftModel.from_pretrained(network, adapter, local_files_only=True)
         merged: Any = tuned.merge_and_unload(safe_merge=True)
     into.mkdir()
     merged.save_pretrained(into)

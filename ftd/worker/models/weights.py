@@ -6,6 +6,7 @@ every byte of it belonging to exactly one tensor.
 """
 
 import math
+import os
 import re
 import struct
 from collections import Counter
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftd.worker.models import tree
 from ftd.worker.models.configs import parse_json, read_json
 from ftd.worker.models.refusal import broken, shown, unsafe, unsupported
 
@@ -76,8 +78,8 @@ def read_weights(directory: Path, names: frozenset[str]) -> Weights:
 
 def read_header(path: Path) -> Mapping[str, Tensor]:
     """The tensors of one safetensors file. Raises FtdError for anything that is not exactly so."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with tree.opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
         prefix = file.read(8)
         if len(prefix) < 8:
             raise broken(f"{path.name} is too short for a safetensors file.")

@@ -19,6 +19,7 @@ from ftd.core.errors import invalid
 from ftd.core.memory import Shape
 from ftd.core.spec import Lora, TrainSpec
 from ftd.worker import pretrained
+from ftd.worker.models.adapter import check_adapter
 from ftd.worker.train.compute.proof import quickest
 from ftd.worker.train.compute.scoring import Scorer
 
@@ -137,8 +138,9 @@ def _adapted(network: Any, lora: Lora, adapter: Path | None) -> Any:
                     target_modules=targets,
                 ),
             )
+    check_adapter(adapter)
     with pretrained.loading("adapter"):
-        config = LoraConfig.from_pretrained(str(adapter))
+        config = LoraConfig.from_pretrained(str(adapter), local_files_only=True)
     if config.r != lora.rank:
         raise invalid(
             f"The adapter to go on from has rank {config.r}; this job asks for {lora.rank}.",
@@ -146,7 +148,9 @@ def _adapted(network: Any, lora: Lora, adapter: Path | None) -> Any:
         )
     config.lora_dropout = lora.dropout
     with pretrained.loading("adapter"):
-        return PeftModel.from_pretrained(network, adapter, is_trainable=True, config=config)
+        return PeftModel.from_pretrained(
+            network, adapter, is_trainable=True, config=config, local_files_only=True
+        )
 
 
 def _save_adapter(network: Any, base: str, directory: Path) -> None:

@@ -15,7 +15,7 @@ import transformers
 
 from ftd.core import example, finding, jsonline, message, toolcalls, tools
 from ftd.core.example import is_blank, parse_example
-from ftd.worker import encoding, template
+from ftd.worker import allowance, encoding, pricing, template
 from ftd.worker.template import ChatTemplate, RenderError
 from ftd.worker.train import columns, masks
 from ftd.worker.train.columns import Part
@@ -43,7 +43,8 @@ def maker() -> str:
     """A hash of the code that decides which tokens a file becomes: ours, and the libraries'."""
     hash_ = hashlib.sha256()
     for module in (
-        example, finding, jsonline, message, toolcalls, tools, encoding, template, columns, masks,
+        example, finding, jsonline, message, toolcalls, tools, allowance, encoding, pricing,
+        template, columns, masks,
     ):  # fmt: skip
         assert module.__file__ is not None
         hash_.update(Path(module.__file__).read_bytes())

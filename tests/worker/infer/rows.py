@@ -22,6 +22,7 @@ class Told:
     ids: list[int]
     max_tokens: int
     adapter: str | None = None
+    owner: str = ""
     last: int | None = None
     greedy: bool = True
     cancelled: bool = False

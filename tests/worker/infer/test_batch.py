@@ -189,6 +189,23 @@ def test_a_known_prompt_of_another_adapter_is_computed_again(
     assert_equal([row.tokens for row in rows], theirs * 2)
 
 
+def test_a_known_prompt_of_another_owner_is_computed_again(
+    plain: LlamaForCausalLM, network: Network
+) -> None:
+    """How much was known would tell what others have asked."""
+    batch = new_batch(network, cache_tokens=1000)
+    ours, theirs, again = (
+        Told(ids_of(0, 40), 10, owner=owner) for owner in ("ours", "theirs", "ours")
+    )
+    batch.add([ours])
+    batch.turn()
+    batch.add([theirs])  # beside one that runs
+    finish(batch)
+    answered(batch, again)
+    assert [row.prompt for row in (ours, theirs, again)] == [(40, 0), (40, 0), (40, 39)]
+    assert_equal([row.tokens for row in (ours, theirs)], [greedy(plain, ours.ids, 10)] * 2)
+
+
 def test_a_running_rows_prompt_is_shared(plain: LlamaForCausalLM, network: Network) -> None:
     first, second = Told(ids_of(0, 40), 30), Told(ids_of(0, 44), 10)
     batch = new_batch(network)

@@ -99,9 +99,9 @@ def test_a_file_without_all_weights_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     gguf = write_gguf(tmp_path / "tiny.gguf")
     gguf.write_bytes(gguf.read_bytes()[:-3000])
-    with pytest.raises(FtdError, match="cannot be converted") as refused:
+    with pytest.raises(FtdError, match="is cut off") as refused:
         convert(gguf, tmp_path / "model")
-    assert refused.value.code == "unsupported_model"
+    assert refused.value.code == "broken_model"
 
 
 def head(version: int, tensors: int, keys: int) -> bytes:

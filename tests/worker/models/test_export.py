@@ -141,7 +141,7 @@ def test_an_adapter_that_does_not_fit_is_told(base: Path, adapter: Path, tmp_pat
     status, told = run("merged", base, tmp_path / "m", "--adapter", adapter, "--name", "x")
     assert status == 1
     assert told["error"]["code"] == "invalid_model"
-    assert "The adapter could not be loaded" in told["error"]["message"]
+    assert "it has no adapter_model.safetensors" in told["error"]["message"]
 
 
 def test_a_gguf_file_of_base_and_adapter_answers_alike(
