@@ -7,10 +7,11 @@ file HOME.clock says; with no GPUs there is the CPU.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from ftd import daemon
 from ftd.config import load
@@ -49,15 +50,18 @@ def read(asked: Sequence[Device]) -> tuple[Reading, ...]:
     return tuple(Reading(device=device) for device in asked)
 
 
+def _launcher(programs: Mapping[Role, Sequence[str]], locks: Path, **given: Any) -> LocalLauncher:
+    """Without a sandbox: the stand-in lies here, and tells a witness that no worker may know."""
+    return LocalLauncher(**given | {"programs": programs, "gpu_locks": locks, "sandbox": None})
+
+
 def main() -> None:
     home, config, witness, count = (*map(Path, sys.argv[1:4]), int(sys.argv[4]))
     program = (sys.executable, "-I", "-S", str(TRAINER), str(witness))
     locks = home.with_suffix(".gpu-locks")
     locks.mkdir(mode=0o700, exist_ok=True)
     put = vars(daemon)  # what the daemon is assembled from, by name
-    put["LocalLauncher"] = partial(
-        LocalLauncher, programs=dict.fromkeys(Role, program), gpu_locks=locks
-    )
+    put["LocalLauncher"] = partial(_launcher, dict.fromkeys(Role, program), locks)
     put["SystemClock"] = partial(JumpingClock, home.with_suffix(".clock"))
     if count:
         lendable = gpus(home, count)

@@ -30,7 +30,9 @@ from ftd.core.wire import Assign, encode
 from ftd.launch import channel, locks, spool
 from ftd.launch.base import Assignment, BadInputs, Gone, Refused, Role, Spooled
 from ftd.launch.channel import LocalChannel
+from ftd.launch.environment import of_worker
 from ftd.launch.inputs import SPEC, discard, lend, place, write
+from ftd.launch.sandbox import DEFAULT, Lacking, Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -38,22 +40,12 @@ START_S = 20.0  # for a shim to listen: an interpreter's start, on a machine tha
 ASSIGN_S = 10.0
 KILL_S = 10.0  # for a shim to vanish that was killed
 LOG_BYTES = 2**24
+SCRATCH = "out/scratch"  # what a worker's libraries compile and cache, until its run is over
 
 # The shim's package is all that its interpreter finds beside the standard library.
 _SHIM = "import sys; sys.path.append(sys.argv.pop(1)); from shim.main import main; main()"
 _LAST_BYTES = 2048
 _PROGRAMS = {role: (sys.executable, "-I", "-m", f"ftd.worker.{role}") for role in Role}
-# Of the daemon's environment a worker sees what makes programs run, and its owner's CPU settings.
-_INHERITED = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "LD_LIBRARY_PATH",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-)
 
 
 @dataclass(slots=True)
@@ -69,8 +61,9 @@ class LocalLauncher:
     """A Launcher whose workers run on this host.
 
     `programs` are those that a shim starts for each role (of ftd.worker unless given); `gpu_locks`
-    is where GPUs' locks lie (None: where all homes of this machine look for them). Use it in one
-    event loop, and `close` it there.
+    is where GPUs' locks lie (None: where all homes of this machine look for them); `sandbox`
+    confines the workers (None: they may do what we may). Use it in one event loop, and `close` it
+    there.
     """
 
     def __init__(
@@ -80,11 +73,13 @@ class LocalLauncher:
         log_bytes: int = LOG_BYTES,
         programs: Mapping[Role, Sequence[str]] = _PROGRAMS,
         gpu_locks: Path | None = None,
+        sandbox: Sandbox | None = DEFAULT,
     ) -> None:
         self._home = home
         self._log_bytes = log_bytes
         self._programs = programs
         self._gpu_locks = gpu_locks
+        self._sandbox = sandbox
         self._shims: dict[str, _Shim] = {}
         # The first connection to a shim: while that is unassigned, it lives as long as this does;
         # that of an inference worker always.
@@ -96,10 +91,10 @@ class LocalLauncher:
         """Start a shim and its idle worker. Cancelled or refused, it leaves no process."""
         run = self._run(launch)
         try:
-            for directory in (run, run / "in", run / "out"):
+            for directory in (run, run / "in", run / "out", run / SCRATCH):
                 directory.mkdir(mode=0o700, parents=True)
-            first = await self._start(launch, role, _environment())
-        except OSError as error:
+            first = await self._start(launch, role)
+        except (OSError, Lacking) as error:
             raise Refused(f"no shim can be started: {error}") from error
         try:
             await first.ask({"op": "status"}, START_S)
@@ -194,8 +189,10 @@ class LocalLauncher:
         return self._run(launch) / "worker.log"
 
     async def discard(self, launch: str) -> None:
-        """Remove the inputs of a run that has ended: their bytes go if nobody else has them."""
+        """Remove the inputs of a run that has ended: their bytes go if nobody else has them. And
+        what its libraries cached."""
         await asyncio.to_thread(discard, self._run(launch) / "in")
+        await asyncio.to_thread(shutil.rmtree, self._run(launch) / SCRATCH, ignore_errors=True)
 
     async def close(self) -> None:
         """Let go of all shims; those that have no job end, and those of inference workers."""
@@ -208,13 +205,15 @@ class LocalLauncher:
 
     # Starting a shim and watching over it.
 
-    async def _start(self, launch: str, role: Role, environment: Mapping[str, str]) -> LocalChannel:
-        ours, stdin = socket.socketpair()
+    async def _start(self, launch: str, role: Role) -> LocalChannel:
         run = self._run(launch)
-        options = ("--with-daemon",) if role is Role.INFER else ()
+        options = ["--with-daemon"] if role is Role.INFER else []
+        if self._sandbox is not None:
+            options += ["--grants", self._sandbox.worker(run).to_json()]
         arguments = (*options, str(run), str(self._log_bytes), *self._programs[role])
+        ours, stdin = socket.socketpair()
         try:
-            pid = _spawn(arguments, environment, stdin, run)
+            pid = _spawn(arguments, of_worker(run / SCRATCH), stdin, run)
             shim = self._shims[launch] = _Shim(pid, os.pidfd_open(pid))
         except OSError:
             ours.close()
@@ -354,20 +353,6 @@ def _exit(record: Any) -> Exit:
             )
         case _:
             raise ValueError("it says neither how the worker exited nor what ended it")
-
-
-def _environment() -> dict[str, str]:
-    """A worker's environment: nothing of the daemon's secrets, and no card before it is lent one.
-
-    Without this variable CUDA would show it all of them.
-    """
-    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return inherited | {
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 def _remove(run: Path) -> None:

@@ -1,6 +1,7 @@
-"""Runs one worker module as this process's main program, bound to its parent's life and a limit.
+"""Runs one worker module as this process's main program, bound to its parent's life and confined.
 
-`python -m ftd.launch.oneshot PARENT_PID MEMORY_BYTES MODULE [ARGUMENT ...]`; 0 bytes is no limit.
+`python -m ftd.launch.oneshot PARENT_PID MEMORY_BYTES GRANTS MODULE [ARGUMENT ...]`; 0 bytes is no
+limit, and empty grants are all that our parent may do.
 The module is named, not imported: what it needs is loaded in this process alone.
 """
 
@@ -11,15 +12,18 @@ import runpy
 import signal
 import sys
 
+from ftd.launch.shim.sandbox import confine, from_json
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    parent, memory_bytes, module, *arguments = sys.argv[1:]
+    parent, memory_bytes, grants, module, *arguments = sys.argv[1:]
     _die_with(int(parent))
     if limit := int(memory_bytes):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if grants:
+        confine(from_json(grants))  # we have one thread, and nothing of the tool is loaded yet
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

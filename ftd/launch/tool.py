@@ -5,11 +5,18 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from asyncio.subprocess import DEVNULL
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from ftd.launch.environment import of_tool
+from ftd.launch.fetching import fetches
+from ftd.launch.sandbox import DEFAULT, Lacking, Sandbox
 
 _log = logging.getLogger(__name__)
 
@@ -47,18 +54,46 @@ async def run_tool(
     timeout_s: float | None,
     memory_bytes: int | None = None,
     env: Mapping[str, str] | None = None,
+    sandbox: Sandbox | None = DEFAULT,
 ) -> ToolResult:
-    """Run `python -m module args` to its end.
+    """Run `python -m module args` to its end, confined to what the sandbox's table says of it
+    (None: it may do what we may).
 
-    `env` is its whole environment (None: ours), `memory_bytes` its address space; CUDA and torch
-    need far more of that than of memory. When the time is up, or the caller is cancelled, the
-    tool and all that it started in its session are killed; it also dies with this process. Raises
+    Of `env` (None: our environment) it sees what tools need; its notes lie in a directory of its
+    own in $TMPDIR, which is gone afterwards. `memory_bytes` is its address space; CUDA and torch
+    need far more of that than of memory. When the time is up, or the caller is cancelled, the tool
+    and all that it started in its session are killed; it also dies with this process. Raises
     OSError when no process can be started, nothing else.
     """
+    given = os.environ if env is None else env
+    notes = Path(tempfile.mkdtemp(prefix=f".{module.rpartition('.')[2]}-", dir=given.get("TMPDIR")))
+    try:
+        grants = sandbox.tool(module, args, given, notes).to_json() if sandbox else ""
+        return await _run(
+            [str(memory_bytes or 0), grants],
+            [module, *args],
+            of_tool(given, notes, fetches=any(map(fetches, args))),
+            timeout_s,
+        )
+    except Lacking as error:
+        raise PermissionError(str(error)) from error
+    finally:
+        shutil.rmtree(notes, ignore_errors=True)
+
+
+async def _run(
+    bounds: list[str], tool: list[str], environment: dict[str, str], timeout_s: float | None
+) -> ToolResult:
     program = [sys.executable, "-P", "-m", "ftd.launch.oneshot"]  # -P: no modules from the cwd
-    bounds = [str(os.getpid()), str(memory_bytes or 0)]
     transport, run = await asyncio.get_running_loop().subprocess_exec(
-        _Run, *program, *bounds, module, *args, stdin=DEVNULL, env=env, start_new_session=True
+        _Run,
+        *program,
+        str(os.getpid()),
+        *bounds,
+        *tool,
+        stdin=DEVNULL,
+        env=environment,
+        start_new_session=True,
     )
     timed_out = False
     try:

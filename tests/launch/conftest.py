@@ -13,9 +13,11 @@ import pytest
 
 from ftd.launch.base import Role
 from ftd.launch.local import LocalLauncher
+from ftd.launch.sandbox import Sandbox
 
 FAKEWORKER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("fakeworker.py")))
 PROGRAMS = dict.fromkeys(Role, FAKEWORKER)
+SANDBOX = Sandbox(read=(Path(__file__).parents[1],))  # where the fake workers lie
 
 
 @pytest.fixture
@@ -23,7 +25,9 @@ async def launcher(tmp_path: Path) -> AsyncIterator[LocalLauncher]:
     home = tmp_path / "home"
     gpus = tmp_path / "gpus"
     gpus.mkdir()
-    launcher = LocalLauncher(home, log_bytes=2**16, programs=PROGRAMS, gpu_locks=gpus)
+    launcher = LocalLauncher(
+        home, log_bytes=2**16, programs=PROGRAMS, gpu_locks=gpus, sandbox=SANDBOX
+    )
     yield launcher
     await launcher.close()
     end(home)

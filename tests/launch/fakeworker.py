@@ -10,7 +10,8 @@ The spec is {"script": [[verb, argument ...], ...]}:
     ["stray"]          the same in a session of its own
     ["helper"]         the same, and it does not know a request for its stack
     ["stack"]          writes its stack to stderr at SIGUSR1 from now on
-    ["eat", mebibytes] takes memory, as the first whom a kernel without any should end
+    ["eat", mebibytes] takes memory
+    ["hold", mebibytes] takes it and keeps it
     ["deaf"]           ignores SIGTERM from now on
     ["echo"]           says ready and listens on out/serve.sock; gives one caller back what it says
     ["hang"]           for ever
@@ -77,12 +78,16 @@ def leave(*, session: bool = False, helper: bool = False) -> None:
 
 
 def eat(mebibytes: int) -> NoReturn:
-    Path("/proc/self/oom_score_adj").write_text("1000")
     eaten = [b"x" * 2**20 for _ in range(mebibytes)]
     sys.exit(f"there was memory for {len(eaten)} MiB")
 
 
-def hang() -> NoReturn:
+def hold(mebibytes: int) -> NoReturn:
+    held = b"x" * 2**20 * mebibytes
+    hang(held)
+
+
+def hang(*_: object) -> NoReturn:
     while True:
         signal.pause()
 
@@ -124,6 +129,7 @@ VERBS: dict[str, Callable[..., object]] = {
     "helper": lambda: leave(helper=True),
     "stack": lambda: faulthandler.register(signal.SIGUSR1),
     "eat": eat,
+    "hold": hold,
     "stray": lambda: leave(session=True),
     "deaf": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
     "echo": echo,

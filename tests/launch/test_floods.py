@@ -14,7 +14,7 @@ from ftd.host.tail import Tail
 from ftd.launch.base import Assignment, Role
 from ftd.launch.local import LocalLauncher
 from tests.launch.conformance import CPU, PATIENCE_S, frames, until
-from tests.launch.conftest import end
+from tests.launch.conftest import SANDBOX, end
 from tests.launch.test_shim import pid_of
 
 LOG_BYTES = 2**20
@@ -27,7 +27,9 @@ FLOODING = (sys.executable, "-S", str(Path(__file__).with_name("flooding.py")))
 @pytest.fixture
 async def launcher(tmp_path: Path) -> AsyncIterator[LocalLauncher]:
     home = tmp_path / "home"
-    launcher = LocalLauncher(home, log_bytes=LOG_BYTES, programs={Role.TRAIN: FLOODING})
+    launcher = LocalLauncher(
+        home, log_bytes=LOG_BYTES, programs={Role.TRAIN: FLOODING}, sandbox=SANDBOX
+    )
     yield launcher
     await launcher.close()
     end(home)

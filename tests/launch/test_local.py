@@ -33,7 +33,7 @@ from tests.launch.conformance import (
     serve,
     until,
 )
-from tests.launch.conftest import FAKEWORKER, PROGRAMS, alive, end, kill, processes
+from tests.launch.conftest import FAKEWORKER, PROGRAMS, SANDBOX, alive, end, kill, processes
 
 
 def card(number: int) -> Device:
@@ -71,9 +71,10 @@ from pathlib import Path
 from ftd.launch.base import Role
 from ftd.launch.local import LocalLauncher
 from tests.launch.conformance import CPU, job, said, serve
+from tests.launch.conftest import SANDBOX
 home, role, script, *worker = sys.argv[1:]
 async def main():
-    launcher = LocalLauncher(Path(home), programs=dict.fromkeys(Role, worker))
+    launcher = LocalLauncher(Path(home), programs=dict.fromkeys(Role, worker), sandbox=SANDBOX)
     if Role(role) is Role.INFER and script:
         await serve(launcher, "run-1", *json.loads(script))
         await said(launcher, "run-1", "step")
@@ -257,7 +258,7 @@ async def test_no_zombie_and_no_descriptor_is_left(launcher: LocalLauncher, tmp_
 
 async def test_a_home_may_have_a_long_path(tmp_path: Path) -> None:
     home = tmp_path / ("long" * 30) / ("longer" * 30)
-    launcher = LocalLauncher(home, programs=PROGRAMS)
+    launcher = LocalLauncher(home, programs=PROGRAMS, sandbox=SANDBOX)
     await run(launcher, "run-1", job(["hang"]))
     channel = await opened(launcher, "run-1")
     await channel.signal("KILL")
@@ -284,11 +285,12 @@ async def test_a_worker_sees_its_devices_and_nothing_of_the_daemon(
         assert seen["CUDA_VISIBLE_DEVICES"] == "", "it is told of them with its job"
         assert seen["HF_HUB_OFFLINE"] == "1"
         assert not {"FTD_API_KEY", "PYTHONPATH"} & set(seen)
+        assert seen["HOME"] == seen["TMPDIR"] == str(launcher.out(launch) / "scratch")
 
 
 async def test_two_homes_cannot_share_a_card(launcher: LocalLauncher, tmp_path: Path) -> None:
     other = LocalLauncher(
-        tmp_path / "other", programs=PROGRAMS, gpu_locks=tmp_path / "gpus", log_bytes=2**16
+        tmp_path / "other", programs=PROGRAMS, gpu_locks=tmp_path / "gpus", sandbox=SANDBOX
     )
     await run(launcher, "run-1", job(["hang"], devices=(card(1),)))
     with pytest.raises(Refused, match=r"GPU-1\.lock is held by run-1"):

@@ -17,12 +17,12 @@ from ftd.launch.tool import STDERR_BYTES, STDOUT_BYTES, ToolResult, run_tool
 DAEMON = """
 import asyncio, sys
 from ftd.launch.tool import run_tool
-asyncio.run(run_tool(sys.argv[1], sys.argv[2], timeout_s=None))
+asyncio.run(run_tool(sys.argv[1], sys.argv[2], timeout_s=None, sandbox=None))
 """
 
 
 class Tools:
-    """Writes modules where a tool finds them, and runs them."""
+    """Writes modules where a tool finds them, and runs them; they may write where they are told."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -37,8 +37,9 @@ class Tools:
         self, code: str, *args: str, timeout_s: float | None = 30, memory_bytes: int | None = None
     ) -> ToolResult:
         return await run_tool(
-            self.write(code), *args, timeout_s=timeout_s, memory_bytes=memory_bytes, env=self.env
-        )
+            self.write(code), *args, timeout_s=timeout_s, memory_bytes=memory_bytes, env=self.env,
+            sandbox=None,
+        )  # fmt: skip
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from ftd.store import models, servers
 from ftd.store.db import Database
 from ftd.store.servers import ServerRow
 from ftd.store.store import Store
-from tests.launch.conftest import end
+from tests.launch.conftest import SANDBOX, end
 from tests.runner.test_runner import SCRIPTED
 
 BASE = "tiny"
@@ -171,7 +171,9 @@ async def bench(shelf: Shelf, serving: config.Serving) -> AsyncIterator[Bench]:
     gpus = shelf.home.root.parent / "gpus"
     gpus.mkdir()
     programs = {Role.INFER: FAKE, Role.TRAIN: SCRIPTED}
-    launcher = LocalLauncher(shelf.home.root, log_bytes=2**16, programs=programs, gpu_locks=gpus)
+    launcher = LocalLauncher(
+        shelf.home.root, log_bytes=2**16, programs=programs, gpu_locks=gpus, sandbox=SANDBOX
+    )
     rooms = Rooms(
         store=shelf.store,
         launcher=launcher,

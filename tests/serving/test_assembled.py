@@ -18,7 +18,7 @@ from ftd.service.chat import ChatRequest
 from ftd.service.keys import Actor
 from ftd.serving.vllm import Vllm
 from ftd.store import servers
-from tests.launch.conftest import end, processes
+from tests.launch.conftest import SANDBOX, end, processes
 from tests.serving.conftest import BASE, DEVICE, FAKE, Shelf, until
 from tests.serving.standin import StandIn, serving
 
@@ -31,6 +31,7 @@ async def running(home: Home, **options: object) -> AsyncIterator[daemon.House]:
     settings = config.load(
         home=home.root,
         devices=config.Devices(use="cpu"),
+        sandbox=config.Sandbox(read=SANDBOX.read),
         serving=config.Serving(**({"threads": 1} | options)),  # type: ignore[arg-type]
     )
     async with daemon.assemble(settings, home) as house:
@@ -45,7 +46,8 @@ async def running(home: Home, **options: object) -> AsyncIterator[daemon.House]:
 async def base(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> str:
     """A base model in the rows that the daemon will find."""
     programs = {Role.INFER: FAKE, Role.TRAIN: FAKE}
-    monkeypatch.setattr(daemon, "LocalLauncher", partial(LocalLauncher, programs=programs))
+    launcher = partial(LocalLauncher, programs=programs)
+    monkeypatch.setattr(daemon, "LocalLauncher", launcher)
     return BASE
 
 

@@ -6,6 +6,8 @@
     locks.py    the kernel locks of its job and devices
     record.py   files that must be whole: assigned.json, exit.json
     memory.py   whether the kernel killed for want of memory
+    bounds.py   how much memory and how many processes the worker may take
+    sandbox.py  what the worker may do: its grants, applied by landlock.py and seccomp.py
 
 A program of its own that imports the standard library and these files alone, all at its start, so
 that an upgrade cannot change it while it runs. It goes through three states:

@@ -1,7 +1,8 @@
 """The shim as a program: one loop that serves a worker's pipes, connections and signals.
 
-Its arguments are `--with-daemon` for a worker that ends with its daemon, the run directory, the
-size at which the log is rotated, and the worker's command.
+Its arguments are `--with-daemon` for a worker that ends with its daemon, `--grants` and what the
+worker is confined to, the run directory, the size at which the log is rotated, and the worker's
+command.
 """
 
 import contextlib
@@ -18,8 +19,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .bounds import LOOK_S, leave
 from .locks import Lock, as_lock, holder, take
 from .record import RETRY_S, insist, note, publish
+from .sandbox import Grants, from_json
 from .spool import Lines, Spool
 from .worker import Log, Worker, kill_children
 
@@ -47,7 +50,14 @@ class Assigning(NamedTuple):
 class Shim:
     """One loop that serves the worker's pipes, the control connections and the signals."""
 
-    def __init__(self, log_bytes: int, command: list[str], *, with_daemon: bool = False) -> None:
+    def __init__(
+        self,
+        log_bytes: int,
+        command: list[str],
+        *,
+        with_daemon: bool = False,
+        grants: Grants | None = None,
+    ) -> None:
         self.with_daemon = with_daemon
         self.spool = Spool()
         self.log = Log(log_bytes)
@@ -62,7 +72,7 @@ class Shim:
         self.watch(wakeups(), self.on_signal)
         self.listener = listen()
         self.watch(self.listener, self.on_connect)
-        self.worker = Worker(command)
+        self.worker = Worker(command, grants)
         self.watch(self.worker.facts, self.on_facts)
         self.watch(self.worker.output, self.on_output)
         self.welcome(socket.socket(fileno=take_stdin()))
@@ -77,6 +87,7 @@ class Shim:
             for key, _ in self.selector.select(self.wait_s(time.monotonic())):
                 key.data(key.fileobj)
             self.flush(time.monotonic())
+            self.worker.watch(time.monotonic())
             if self.assigning:
                 self.try_assigning(self.assigning)
         self.finish(self.worker.end)
@@ -87,7 +98,11 @@ class Shim:
             return LOCK_RETRY_S
         if self.stalled or self.worker.end:
             return RETRY_S
-        return None if self.spool.due is None else max(0.0, self.spool.due - now)
+        idle_s = LOOK_S if self.worker.watched else None
+        if self.spool.due is None:
+            return idle_s
+        due_s = max(0.0, self.spool.due - now)
+        return due_s if idle_s is None else min(due_s, idle_s)
 
     def flush(self, now: float) -> None:
         """Put facts on the disk and say so; while it refuses them, the worker must wait."""
@@ -122,6 +137,8 @@ class Shim:
         record["starved"] = self.worker.starved()
         insist(lambda: publish("exit.json", record))
         self.tell_all({"exit": True})
+        if self.worker.group:
+            leave(self.worker.group)
         os.unlink("control.sock")
 
     # What the selector calls.
@@ -342,12 +359,18 @@ def close_inherited() -> None:
 
 
 def main() -> None:
-    with_daemon = sys.argv[1] == "--with-daemon"
-    directory, log_bytes, *command = sys.argv[1 + with_daemon :]
+    given = sys.argv[1:]
+    with_daemon = given[0] == "--with-daemon"
+    del given[:with_daemon]
+    grants = None
+    if given[0] == "--grants":
+        grants = from_json(given[1])
+        del given[:2]
+    directory, log_bytes, *command = given
     close_inherited()
     os.umask(0o077)
     os.chdir(directory)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-    Shim(int(log_bytes), command, with_daemon=with_daemon).run()
+    Shim(int(log_bytes), command, with_daemon=with_daemon, grants=grants).run()

@@ -15,10 +15,10 @@ GROUPS = "/proc/self/cgroup"
 TREE = "/sys/fs/cgroup"
 
 
-def kills(groups: str = GROUPS, tree: str = TREE) -> int | None:
-    """The number, or None where the kernel does not tell it: without a group of our own, or
-    without a controller of memory in it."""
-    for path in _files(groups, tree):
+def kills(groups: str = GROUPS, tree: str = TREE, *, group: str | None = None) -> int | None:
+    """The number, of another group if one is given; None where the kernel does not tell it:
+    without a group of our own, or without a controller of memory in it."""
+    for path in [f"{group}/memory.events"] if group else _files(groups, tree):
         try:
             with open(path) as file:
                 lines = [line.split() for line in file]

@@ -4,9 +4,12 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Mapping
 
 from . import memory
+from .bounds import LOOK_S, Bounds, enclose, enter, excess
 from .record import note
+from .sandbox import Grants, confine
 
 OFFERED = 500  # of 1000, which is to be ended first: as if it took half of all memory more
 _LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -15,27 +18,23 @@ _LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 class Worker:
     """The child: its pid, the ends of its pipes that are ours, and how it ended."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], grants: Grants | None = None) -> None:
         self.commands, stdin = socket.socketpair()
         self.facts, facts = os.pipe()
         self.output, output = os.pipe()
         os.set_inheritable(facts, True)
         environment = {"FTD_SHIM_PID": str(os.getpid()), "FTD_FACTS_FD": str(facts)}
         onto = [(stdin.fileno(), 0), (output, 1), (output, 2)]
-        actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in onto]
-        self.pid = os.posix_spawn(
-            command[0],
-            command,
-            os.environ | environment,
-            file_actions=actions,
-            setpgroup=0,
-            setsigdef=[signal.SIGHUP, signal.SIGPIPE],  # what we ignore it would inherit
-        )
+        self.bounds = grants.bounds if grants else Bounds()
+        self.group = enclose(os.path.basename(os.getcwd()), self.bounds) if grants else None
+        self.pid = start(command, os.environ | environment, onto, grants, self.group)
         with contextlib.suppress(OSError):  # it has ended, or /proc is another's
             offer(self.pid)
         self.end: dict[str, int] | None = None
-        self.kills = memory.kills()
+        self.kills = memory.kills(group=self.group)
         self.killed = False  # by us
+        self.looked = 0.0  # when we last looked at its bounds
+        self.over = False  # one of them: of memory
         stdin.close()
         os.close(facts)
         os.close(output)
@@ -58,9 +57,24 @@ class Worker:
     def starved(self) -> bool:
         """Whether the kernel killed it for want of memory, as far as that can be known."""
         killed = self.end is not None and self.end.get("signal") == signal.SIGKILL
-        now = memory.kills()
+        now = memory.kills(group=self.group)
         more = None not in (now, self.kills) and now != self.kills
-        return killed and not self.killed and more
+        return killed and (self.over or (not self.killed and more))
+
+    @property
+    def watched(self) -> bool:
+        """Whether nobody but us keeps its bounds."""
+        return self.group is None and any(self.bounds)
+
+    def watch(self, now: float) -> None:
+        """Kill it if it is over its bounds."""
+        if not self.watched or now < self.looked + LOOK_S:
+            return
+        self.looked = now
+        if (why := excess(self.bounds)) is not None:
+            note(f"the worker is killed: it has {why}")
+            self.over = "memory" in why
+            self.signal(signal.SIGKILL)
 
     def send(self, line: bytes) -> None:
         """Pass on a command. A worker that does not listen, or has ended, misses it."""
@@ -111,6 +125,48 @@ class Log:
         os.replace("worker.log", "worker.log.1" if self._begun else "worker.log.0")
         self._begun = True
         os.replace("worker.log.tmp", "worker.log")
+
+
+def start(
+    command: list[str],
+    environment: Mapping[str, str],
+    onto: list[tuple[int, int]],
+    grants: Grants | None,
+    group: str | None = None,
+) -> int:
+    """Start a program in a process group of its own, and in a control group if there is one,
+    confined to its grants if there are any.
+
+    Returns its pid once it runs; raises OSError when it cannot. We have one thread, so that what
+    has to be done between fork and exec can be.
+    """
+    failed, failure = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setpgid(0, 0)
+            for number in (signal.SIGHUP, signal.SIGPIPE):  # what we ignore it would inherit
+                signal.signal(number, signal.SIG_DFL)
+            for ours, theirs in onto:
+                os.dup2(ours, theirs)
+            if group is not None:
+                enter(group)
+            if grants is not None:
+                confine(grants)
+            os.execve(command[0], command, environment)  # noqa: S606 - no shell, as everywhere
+        except BaseException as error:  # noqa: BLE001 - whatever it is, this process ends of it
+            reason = (error.errno or 0) if isinstance(error, OSError) else 0
+            os.write(failure, f"{reason} {error}".encode())
+        finally:
+            os._exit(127)
+    os.close(failure)
+    with open(failed, "rb") as file:
+        why = file.read().decode()  # nothing, as soon as the program runs
+    if why:
+        os.waitpid(pid, 0)
+        code, _, words = why.partition(" ")
+        raise OSError(int(code), words)
+    return pid
 
 
 def offer(pid: int) -> None:

@@ -1,0 +1,107 @@
+"""How much memory and how many processes a worker may take, with all that it starts.
+
+Where the daemon's control group was delegated to it, and it stands in a subgroup of that, each
+worker has a group of its own beside and the kernel keeps the bounds (cgroup v2: Delegate=yes and
+DelegateSubgroup=). Elsewhere the shim looks every LOOK_S and kills what is over: a worker that
+takes memory faster than that meets the kernel, to which it is offered first.
+"""
+
+import contextlib
+import os
+from typing import NamedTuple
+
+from . import memory
+
+LOOK_S = 1.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Bounds(NamedTuple):
+    memory_bytes: int = 0  # 0: any
+    processes: int = 0
+
+
+def enclose(
+    name: str, bounds: Bounds, groups: str = memory.GROUPS, tree: str = memory.TREE
+) -> str | None:
+    """Make a control group with these bounds; None where that is not ours to do."""
+    try:
+        above = os.path.dirname(_own(groups, tree))
+        if os.getxattr(above, "user.delegate") != b"1":
+            return None
+        _write(f"{above}/cgroup.subtree_control", "+memory +pids")
+        group = f"{above}/{name}"
+        os.mkdir(group)
+    except OSError:
+        return None
+    try:
+        if bounds.memory_bytes:
+            _write(f"{group}/memory.max", str(bounds.memory_bytes))
+            _write(f"{group}/memory.oom.group", "1")  # a helper's end would leave half a worker
+        if bounds.processes:
+            _write(f"{group}/pids.max", str(bounds.processes))
+    except OSError:
+        leave(group)
+        return None
+    return group
+
+
+def enter(group: str) -> None:
+    """Move this process into a group. Raises OSError."""
+    _write(f"{group}/cgroup.procs", "0")
+
+
+def leave(group: str) -> None:
+    """Remove a group that nobody is in any more."""
+    with contextlib.suppress(OSError):
+        os.rmdir(group)
+
+
+def excess(bounds: Bounds) -> str | None:
+    """Which bound the processes below this one are over, in words; None if none is."""
+    below = descendants()
+    if bounds.processes and len(below) > bounds.processes:
+        return f"{len(below)} processes of {bounds.processes}"
+    taken = sum(map(_taken_bytes, below))
+    if bounds.memory_bytes and taken > bounds.memory_bytes:
+        return f"{taken} bytes of memory of {bounds.memory_bytes}"
+    return None
+
+
+def descendants() -> list[int]:
+    """The processes below this one: orphans too, for it is their parent then."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/stat", "rb") as file:
+                # pid (name) state parent ...; the name may hold anything.
+                parent = int(file.read().rpartition(b")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry))
+    found = list(children.get(os.getpid(), []))
+    for pid in found:  # it grows meanwhile
+        found += children.get(pid, [])
+    return found
+
+
+def _taken_bytes(pid: int) -> int:
+    """What nobody else can have: not the files that it has mapped."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+    except OSError:
+        return 0
+    return (resident - shared) * _PAGE_BYTES
+
+
+def _own(groups: str, tree: str) -> str:
+    """The directory of our control group. Raises FileNotFoundError where there is no version 2."""
+    with open(groups) as file:
+        for line in file:
+            if line.startswith("0::/"):
+                return os.path.join(tree, line.rstrip("\n")[4:])
+    raise FileNotFoundError(groups)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)

@@ -1,0 +1,159 @@
+"""The filter of calls, run here for both processors; tests/security shows the kernel's word."""
+
+import errno
+import re
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+from ftd.launch.shim import seccomp
+from ftd.launch.shim.seccomp import ALLOW, ARGUMENTS, ERRNO, MACHINES, Step, program
+
+MACHINE = pytest.mark.parametrize("machine", MACHINES)
+NETWORKS = ("none", "loopback", "online")
+HEADERS = {
+    "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+    "aarch64": Path("/usr/include/asm-generic/unistd.h"),
+}
+REFUSED = ERRNO | errno.EPERM
+
+
+def answer(steps: list[Step], data: bytes) -> int:
+    """What a filter says of a struct seccomp_data, by the rules of linux/filter.h."""
+    value, at = 0, 0
+    while True:
+        code, k, jt, jf = steps[at]
+        at += 1
+        match code:
+            case seccomp.LOAD:
+                (value,) = struct.unpack_from("<I", data, k)
+            case seccomp.AND:
+                value &= k
+            case seccomp.EQUAL:
+                at += jt if value == k else jf
+            case seccomp.AT_LEAST:
+                at += jt if value >= k else jf
+            case seccomp.ANY_BIT:
+                at += jt if value & k else jf
+            case seccomp.RETURN:
+                return k
+
+
+def call(
+    machine: str, numbers: seccomp.Numbers, *arguments: int, network: str = "none", arch: int = 0
+) -> int:
+    number = numbers[list(MACHINES).index(machine)]
+    assert number is not None
+    given = [*arguments, *[0] * (6 - len(arguments))]
+    data = struct.pack("<IIQ6Q", number, arch or MACHINES[machine], 0, *given)
+    assert len(data) == ARGUMENTS + 6 * 8
+    return answer(program(machine, network), data)
+
+
+def named() -> dict[str, seccomp.Numbers]:
+    denied = {name: numbers for group in seccomp.DENIED.values() for name, numbers in group.items()}
+    return denied | seccomp.MODES
+
+
+@MACHINE
+@pytest.mark.parametrize("name", sorted(named()))
+def test_what_is_named_is_refused(machine: str, name: str) -> None:
+    numbers = named()[name]
+    if numbers[list(MACHINES).index(machine)] is not None:
+        assert call(machine, numbers) == REFUSED
+        online = ALLOW if name in seccomp.MODES else REFUSED
+        assert call(machine, numbers, network="online") == online
+
+
+@MACHINE
+@pytest.mark.parametrize("number", [0, 1, 9, 57, 59, 60, 202, 257, 334, 436])
+def test_what_is_not_named_is_allowed(machine: str, number: int) -> None:
+    known = [*named().values(), seccomp.SOCKET, seccomp.SOCKETPAIR, seccomp.CONNECT,
+             seccomp.CLONE, seccomp.CLONE3, seccomp.PRLIMIT]  # fmt: skip
+    if number not in {numbers[list(MACHINES).index(machine)] for numbers in known}:
+        assert call(machine, (number, number)) == ALLOW
+
+
+@MACHINE
+def test_only_unix_sockets_with_one_other_end(machine: str) -> None:
+    stream, packets = socket.SOCK_STREAM, socket.SOCK_SEQPACKET
+    for numbers in (seccomp.SOCKET, seccomp.SOCKETPAIR):
+        for kind in (stream, packets, stream | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK):
+            assert call(machine, numbers, socket.AF_UNIX, kind) == ALLOW
+        for family, kind in (
+            (socket.AF_UNIX, socket.SOCK_DGRAM),
+            (socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC),
+            (socket.AF_INET, stream),
+            (socket.AF_INET6, stream),
+            (socket.AF_NETLINK, socket.SOCK_RAW),
+        ):
+            assert call(machine, numbers, family, kind) == REFUSED
+    assert call(machine, seccomp.CONNECT, 3, 1, 1) == REFUSED
+
+
+@MACHINE
+def test_a_job_on_more_devices_speaks_tcp_to_itself(machine: str) -> None:
+    for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
+        assert (
+            call(machine, seccomp.SOCKET, family, socket.SOCK_STREAM, network="loopback") == ALLOW
+        )
+    assert call(machine, seccomp.CONNECT, network="loopback") == ALLOW
+    for family, kind in ((socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_NETLINK, 3)):
+        assert call(machine, seccomp.SOCKET, family, kind, network="loopback") == REFUSED
+
+
+@MACHINE
+@pytest.mark.parametrize("network", NETWORKS)
+def test_processes_and_threads_but_no_namespaces(machine: str, network: str) -> None:
+    threads = 0x3D0F00  # what a C library asks for
+    assert call(machine, seccomp.CLONE, threads, network=network) == ALLOW
+    assert call(machine, seccomp.CLONE, 17, network=network) == ALLOW  # fork: SIGCHLD
+    for bit in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
+        assert call(machine, seccomp.CLONE, threads | bit, network=network) == REFUSED
+    assert call(machine, seccomp.CLONE3, network=network) == ERRNO | errno.ENOSYS
+
+
+@MACHINE
+def test_limits_of_itself_alone(machine: str) -> None:
+    assert call(machine, seccomp.PRLIMIT, 0) == ALLOW
+    assert call(machine, seccomp.PRLIMIT, 4711) == REFUSED
+
+
+@MACHINE
+def test_another_table_of_calls_is_refused(machine: str) -> None:
+    for arch in {0x40000003, *MACHINES.values()} - {MACHINES[machine]}:  # the first: i386
+        assert call(machine, (0, 0), arch=arch) == REFUSED
+    if machine == "x86_64":
+        assert call(machine, (0x40000000, None)) == REFUSED  # x32
+
+
+@MACHINE
+@pytest.mark.parametrize("network", NETWORKS)
+def test_no_jump_leads_out_of_it(machine: str, network: str) -> None:
+    steps = program(machine, network)
+    assert len(steps) < 4096  # BPF_MAXINSNS
+    for at, step in enumerate(steps):
+        assert max(step.jt, step.jf) < 256
+        assert at + 1 + max(step.jt, step.jf) < len(steps) or step.code == seccomp.RETURN
+
+
+@MACHINE
+def test_the_numbers_are_the_kernels(machine: str) -> None:
+    """As far as this machine has its header: the newest calls may be missing there."""
+    if not HEADERS[machine].exists():
+        pytest.skip(f"{HEADERS[machine]} is not here")
+    found = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", HEADERS[machine].read_text())
+    known = {name: int(number) for name, number in found}
+    own = {
+        "socket": seccomp.SOCKET, "socketpair": seccomp.SOCKETPAIR, "connect": seccomp.CONNECT,
+        "clone": seccomp.CLONE, "clone3": seccomp.CLONE3, "prlimit64": seccomp.PRLIMIT,
+    }  # fmt: skip
+    for name, numbers in (named() | own).items():
+        number = numbers[list(MACHINES).index(machine)]
+        if number is None:
+            assert name not in known
+        elif name in known:
+            assert number == known[name], name
+    assert len(known.keys() & named().keys()) > 40
