@@ -1,6 +1,6 @@
 """The daemon's messages as the REST API's JSON objects.
 
-Jobs, events, checkpoints and files are REST's, key for key; models and devices say more, for
+Jobs, events, checkpoints and files are REST's, key for key; models, devices and keys say more, for
 which REST has no place.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
-from ftd.v1 import files_pb2, jobs_pb2, models_pb2, node_pb2
+from ftd.v1 import files_pb2, jobs_pb2, keys_pb2, models_pb2, node_pb2
 
 Object = dict[str, Any]
 
@@ -121,6 +121,20 @@ def device(message: node_pb2.Device) -> Object:
         "job_id": optional(message, "job_id"),
         "models": list(message.models),
         "withheld": optional(message, "withheld"),
+    }
+
+
+def key(message: keys_pb2.Key) -> Object:
+    return {
+        "id": message.id,
+        "object": "key",
+        "name": message.name,
+        "project": message.project,
+        "scopes": list(message.scopes),
+        "created_at": message.created_at,
+        "expires_at": optional(message, "expires_at"),
+        "last_used_at": optional(message, "last_used_at"),
+        "revoked_at": optional(message, "revoked_at"),
     }
 
 

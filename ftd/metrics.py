@@ -3,7 +3,7 @@
 Job ids are labels of gauges of running jobs alone, and go when the job goes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily
@@ -36,9 +36,28 @@ class Metrics:
     def families(self) -> Iterator[Metric]:
         yield from self._registry.collect()
 
-    def render(self) -> bytes:
-        """The Prometheus text format."""
-        return generate_latest(self._registry)
+    def render(self, jobs: Collection[str] | None = None) -> bytes:
+        """The Prometheus text format; with `jobs`, of what is told job by job only theirs."""
+        if jobs is None:
+            return generate_latest(self._registry)
+        return generate_latest(_Of(self._registry, jobs))
+
+
+class _Of(Collector):
+    """A registry as those see it who may know these jobs alone."""
+
+    def __init__(self, registry: CollectorRegistry, jobs: Collection[str]) -> None:
+        self._whole = registry
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._whole.collect():
+            family.samples = [
+                sample
+                for sample in family.samples
+                if sample.labels.get("job_id") is None or sample.labels["job_id"] in self._jobs
+            ]
+            yield family
 
 
 class JobTotals(Collector):

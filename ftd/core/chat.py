@@ -89,11 +89,14 @@ class Generate(_Message):
     """Answer a prompt, `sampling.n` times.
 
     `adapter` is the run's directory that holds a PEFT adapter, such as "in/adapters/a1B2c3D4";
-    None is the base model alone. With `echo` the answer's text begins with the prompt's.
+    None is the base model alone. With `echo` the answer's text begins with the prompt's. Nothing
+    that was computed for one `owner` serves another: how soon an answer comes, or how much of its
+    prompt was known, would tell what others have asked.
     """
 
     kind: Literal["generate"] = "generate"
     id: str
+    owner: str = ""
     adapter: str | None = None
     prompt: Prompt
     sampling: Sampling = Sampling()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from ftd.core.keys import SECRET_CHARACTERS
+
 ALPHABET = string.ascii_letters + string.digits
 
 # Choice(alphabet) -> one character, of a key.
@@ -58,6 +60,14 @@ class Ids:
     def launch(self) -> str:
         """Names a run directory and its shim."""
         return "run-" + self._draw(12)
+
+    def key(self) -> str:
+        """Names an API key; no secret."""
+        return self._draw(12)
+
+    def secret(self) -> str:
+        """What an API key proves itself by."""
+        return self._draw(SECRET_CHARACTERS)
 
     def model(self) -> str:
         """The last field of a tuned model's name."""

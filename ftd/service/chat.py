@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from ftd.config import Settings
@@ -9,6 +10,7 @@ from ftd.core import chat
 from ftd.core.errors import FtdError, array_too_long, empty_array, invalid, no_such_model
 from ftd.core.models import Model, ModelKind, is_full
 from ftd.service.keys import Actor
+from ftd.service.veil import veiled_error
 from ftd.serving.handoff import Handoff, Relay
 from ftd.serving.pool import Pool
 from ftd.store import models
@@ -90,12 +92,13 @@ class Chat:
         request_id = ids.chat() if isinstance(request.prompt, chat.Conversation) else ids.text()
         asked = chat.Generate(
             id=request_id,
+            owner=actor.project,
             prompt=request.prompt,
             sampling=request.sampling,
             constraint=request.constraint,
             echo=request.echo,
         )
-        answers = await self._answers(model, asked)
+        answers = self._veiled(actor, await self._answers(model, asked))
         began = await anext(answers)
         assert isinstance(began, chat.Began), began
         return Reply(
@@ -113,6 +116,17 @@ class Chat:
             return self._handoff.generate(model, asked)
         weights = await self._weights(model)
         return self._pool.generate(weights, None if is_full(model) else model, asked)
+
+    async def _veiled(
+        self, actor: Actor, answers: AsyncGenerator[chat.Answer, None]
+    ) -> AsyncGenerator[chat.Answer, None]:
+        """The answers; why there are none, or no more, may be another project's job."""
+        async with aclosing(answers):
+            try:
+                async for answer in answers:
+                    yield answer
+            except FtdError as error:
+                raise await veiled_error(self._store.db, actor.project, error) from error
 
     async def relay(self, actor: Actor, path: str, model: str, body: bytes) -> Relay | None:
         """Hand a request over to the server that answers instead of us; None: there is none.

@@ -18,6 +18,7 @@ from ftd.core.errors import FtdError, Kind, invalid, no_such_model
 from ftd.core.models import Model, ModelKind, is_full
 from ftd.host.home import Home
 from ftd.launch.inputs import place
+from ftd.launch.sandbox import DEFAULT, Sandbox
 from ftd.launch.tool import run_tool
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ class Exported:
 
 
 class Exports:
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, sandbox: Sandbox = DEFAULT) -> None:
+        self._sandbox = sandbox
         self._home = home
         self._place = home.root / "cache" / "exports"
         self._makers = asyncio.Semaphore(MAKERS)
@@ -81,7 +83,9 @@ class Exports:
         adapter = () if whole else ("--adapter", str(own))
         license_ = (base.facts or {}).get("license")
         licensed = ("--license", str(license_)) if license_ else ()
-        into = staging / "out"
+        made = staging / "made"  # all that the worker may write: the models are linked beside it
+        made.mkdir()
+        into = made / "out"
         async with self._makers:
             result = await run_tool(
                 "ftd.worker.models.export",
@@ -93,6 +97,7 @@ class Exports:
                 model.name,
                 *licensed,
                 timeout_s=EXPORT_S,
+                sandbox=self._sandbox,
             )
         try:
             error = result.answer().get("error")

@@ -14,15 +14,18 @@ from ftd.config import Limits
 from ftd.core.dataset import Report
 from ftd.core.errors import FULL_DISK, FtdError, Kind, invalid, no_such_file
 from ftd.core.file import FINE_TUNE, PURPOSES, File, FileStatus
+from ftd.core.once import Once, Repeated
 from ftd.host import blobs, unknown
 from ftd.host.home import Home
 from ftd.host.shelf import Shelf
 from ftd.host.space import Space
+from ftd.launch.sandbox import DEFAULT, Sandbox
 from ftd.launch.tool import run_tool
 from ftd.metrics import Metrics
+from ftd.service import audit
 from ftd.service.keys import Actor
 from ftd.service.page import Page, clamp, cut
-from ftd.store import files, jobs
+from ftd.store import files, idempotency, jobs
 from ftd.store.db import Transaction
 from ftd.store.store import Store
 
@@ -46,6 +49,7 @@ class FileRooms:
     limits: Limits
     metrics: Metrics
     space: Space
+    sandbox: Sandbox = DEFAULT
 
 
 class Files:
@@ -95,6 +99,7 @@ class Files:
 
     async def delete(self, actor: Actor, file_id: str) -> None:
         """Hide the file now; its bytes go when no job needs them any more."""
+        audit.concerns(file_id)
         now = self._store.clock.now()
         hidden = await self._store.db.write(lambda tx: files.hide(tx, actor.project, file_id, now))
         if not hidden:
@@ -167,14 +172,18 @@ class Files:
             task.cancel()
         await asyncio.gather(*checks, return_exceptions=True)
 
-    async def accept(self, file: File, temporary: Path) -> File:
-        """Publish an uploaded file, check it, and answer within check_wait_s.
+    async def accept(self, file: File, temporary: Path, once: Once | None = None) -> File:
+        """Publish an uploaded file, check it, and answer within check_wait_s. With `once`, the file
+        that was made of the same upload before, if any.
 
         Raises INVALID for a fine-tune file that is no JSONL at all: nothing of it is kept.
         """
         await asyncio.to_thread(blobs.publish, temporary, self._home.file(file.id))
         try:
-            await self._store.db.write(lambda tx: files.insert(tx, file))
+            await self._store.db.write(lambda tx: _insert(tx, file, once))
+        except Repeated as before:
+            self._home.file(file.id).unlink()
+            return await self.get(Actor(project=file.project, name="upload"), before.made)
         except FtdError:
             self._home.file(file.id).unlink()
             raise
@@ -188,6 +197,7 @@ class Files:
         if checked.report is not None and (text := checked.report.get("not_jsonl")):
             actor = Actor(project=file.project, name="upload")
             await self.delete(actor, file.id)
+            await self._store.db.write(lambda tx: idempotency.forget(tx, file.id))
             raise invalid(str(text), param="file")
         return checked
 
@@ -211,15 +221,15 @@ class Files:
             str(self._limits.json_depth),
             timeout_s=None,
             memory_bytes=self._limits.check_memory_bytes,
+            sandbox=self._rooms.sandbox,
             # Its notes on a large file are gigabytes too, and /tmp may be memory.
             env=os.environ | {"TMPDIR": str(self._home.incoming)},
         )
         if result.returncode == 0:
             return Report.from_json(result.answer())
-        log.error(
-            "file check failed",
-            extra={"file": file.id, "status": result.returncode, "stderr": result.stderr_tail},
-        )
+        log.error("file check failed", extra={"file": file.id, "status": result.returncode})
+        # What it says of its end may quote the file.
+        log.debug("file check", extra={"file": file.id, "stderr": result.stderr_tail})
         return Report.unreadable(
             "The file could not be checked: the checking process ended with status "
             f"{result.returncode}. See the daemon's log."
@@ -285,9 +295,14 @@ class Upload:
             await self._flush()
 
     async def finish(
-        self, *, filename: str, purpose: str, expires_after_s: int | None = None
+        self,
+        *,
+        filename: str,
+        purpose: str,
+        expires_after_s: int | None = None,
+        idempotency_key: str | None = None,
     ) -> File:
-        """Publish and check what was written.
+        """Publish and check what was written; with a key, unless the same upload was before.
 
         Raises INVALID, with OpenAI's texts, for a purpose, a name, an expiry or a content that
         cannot be; nothing is kept then.
@@ -317,7 +332,11 @@ class Upload:
             expires_at=None if expires_after_s is None else now + expires_after_s,
             status=FileStatus.UPLOADED if purpose == FINE_TUNE else FileStatus.PROCESSED,
         )
-        return await self._files.accept(file, self._path)
+        audit.concerns(file.id)
+        once = None
+        if idempotency_key is not None:
+            once = Once.of(idempotency_key, file.sha256, filename, purpose, str(expires_after_s))
+        return await self._files.accept(file, self._path, once)
 
     async def _flush(self) -> None:
         if not self._buffer:
@@ -350,6 +369,12 @@ class Upload:
             raise FtdError(
                 Kind.TOO_LARGE, f"The file is larger than {limit:,} bytes.", param="file"
             )
+
+
+def _insert(tx: Transaction, file: File, once: Once | None) -> None:
+    if once is not None:
+        idempotency.claim(tx, file.project, once, file.id, file.created_at)
+    files.insert(tx, file)
 
 
 def _no_space() -> FtdError:

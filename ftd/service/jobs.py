@@ -1,8 +1,8 @@
 """Fine-tuning jobs: every use case, with OpenAI's limits, defaults and errors."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from ftd.bell import Bell, wait
 from ftd.config import Settings
@@ -11,12 +11,15 @@ from ftd.core.file import FINE_TUNE
 from ftd.core.hyperparams import MAX_BATCH, MAX_EPOCHS, Requested
 from ftd.core.job import Attempt, Checkpoint, Event, Job, State
 from ftd.core.models import MAX_SUFFIX, Model, tuned_name, unfit
+from ftd.core.once import Once, Repeated
 from ftd.host.space import Space
 from ftd.host.tail import Tail
 from ftd.launch.base import Launcher
+from ftd.service import audit
 from ftd.service.keys import Actor
 from ftd.service.page import Page, clamp, cut
-from ftd.store import attempts, checkpoints, events, files, jobs, models
+from ftd.service.veil import veiled
+from ftd.store import attempts, checkpoints, events, files, idempotency, jobs, models
 from ftd.store.db import Transaction
 from ftd.store.store import Store
 
@@ -77,27 +80,36 @@ class Jobs:
     def organization(self) -> str:
         return self._settings.organization
 
-    async def create(self, actor: Actor, request: CreateJob) -> Job:
-        """Accept a job. Its files may still be processing; it waits for them. Raises NO_SPACE while
-        the disk is full."""
+    async def create(self, actor: Actor, request: CreateJob, once: Once | None = None) -> Job:
+        """Accept a job. Its files may still be processing; it waits for them. With `once`, the job
+        that was created for the same request before, if any. Raises NO_SPACE while the disk is
+        full."""
         check(request)
         if self._space.full:
             raise FtdError(Kind.NO_SPACE, "The disk of ftd's home is full; no job was created.")
-        return await self._store.create(lambda tx: self._job(tx, actor, request))
+        try:
+            job = await self._store.create(lambda tx: self._job(tx, actor, request, once))
+        except Repeated as before:
+            job = await self.get(actor, before.made)
+        audit.concerns(job.id)
+        return job
 
-    def _job(self, tx: Transaction, actor: Actor, request: CreateJob) -> Job:
+    def _job(self, tx: Transaction, actor: Actor, request: CreateJob, once: Once | None) -> Job:
         """The job of a request, from what this transaction sees: a file that is deleted meanwhile
         was deleted before or after."""
+        ids, now = self._store.ids, self._store.clock.now()
+        job_id = ids.job()
+        if once is not None:
+            idempotency.claim(tx, actor.project, once, job_id, now)
         model = self._model(tx, actor, request.model)
         _check_file(tx, actor, request.training_file, "training_file")
         if request.validation_file is not None:
             _check_file(tx, actor, request.validation_file, "validation_file")
-        ids = self._store.ids
         return Job(
             seq=0,
-            id=ids.job(),
+            id=job_id,
             project=actor.project,
-            created_at=self._store.clock.now(),
+            created_at=now,
             model=model.name,
             base=model.base,
             minted=tuned_name(model.base, request.suffix, ids.model()),
@@ -131,36 +143,62 @@ class Jobs:
             pairs=wanted.pairs,
             null_metadata=wanted.null,
         )
-        return cut(rows, count)
+        return cut(await self._told(actor, rows), count)
 
     async def get(self, actor: Actor, job_id: str) -> Job:
-        job = await jobs.get(self._store.db, job_id)
-        if job is None or job.project != actor.project:
+        """One job. Raises NOT_FOUND, for another project's as for one that never was."""
+        (job,) = await self._told(actor, (await self._own(actor, job_id),))
+        return job
+
+    async def _told(self, actor: Actor, found: tuple[Job, ...]) -> tuple[Job, ...]:
+        """Jobs as their project sees them: what they wait for may be another's."""
+        reasons = await veiled(self._store.db, actor.project, [job.wait_reason for job in found])
+        return tuple(
+            job if job.wait_reason == reason else replace(job, wait_reason=reason)
+            for job, reason in zip(found, reasons, strict=True)
+        )
+
+    async def _own(self, actor: Actor, job_id: str) -> Job:
+        job = await jobs.owned(self._store.db, actor.project, job_id)
+        if job is None:
             raise no_such_job(job_id)
         return job
 
     async def cancel(self, actor: Actor, job_id: str) -> Job:
         """Cancelled at once; its trainer ends behind it. Raises CONFLICT for a job that is over."""
-        await self.get(actor, job_id)
-        return _still_open(job_id, await self._store.cancel(job_id))
+        audit.concerns(job_id)
+        return await self._changed(actor, job_id, self._store.cancel)
 
     async def pause(self, actor: Actor, job_id: str) -> Job:
         """Paused at once if it has not begun; else `running` until its checkpoint is published.
         Again changes nothing. Raises CONFLICT for a job that is over."""
-        await self.get(actor, job_id)
-        return _still_open(job_id, await self._store.pause(job_id))
+        audit.concerns(job_id)
+        return await self._changed(actor, job_id, self._store.pause)
 
     async def resume(self, actor: Actor, job_id: str) -> Job:
         """Queued again, or when its trainer has stopped if it still pauses; a job that nobody has
         paused stays as it is. Raises CONFLICT for a job that is over."""
-        await self.get(actor, job_id)
-        return _still_open(job_id, await self._store.resume(job_id))
+        audit.concerns(job_id)
+        return await self._changed(actor, job_id, self._store.resume)
+
+    async def _changed(
+        self, actor: Actor, job_id: str, change: Callable[[str], Awaitable[Job | None]]
+    ) -> Job:
+        """The job after a change, unless it was over by then."""
+        await self._own(actor, job_id)
+        changed = await change(job_id)
+        if changed is None:
+            raise FtdError(
+                Kind.CONFLICT, f"Job has already completed: {job_id}", param="fine_tune_id"
+            )
+        (job,) = await self._told(actor, (changed,))
+        return job
 
     async def events(
         self, actor: Actor, job_id: str, *, after: str | None = None, limit: int | None = None
     ) -> Page[Event]:
         """Newest first."""
-        await self.get(actor, job_id)
+        await self._own(actor, job_id)
         count = clamp(limit, EVENTS_PAGE, self._settings.limits.page)
         rows = await events.page(self._store.db, job_id, after=after or None, limit=count + 1)
         return cut(rows, count)
@@ -169,7 +207,7 @@ class Jobs:
         self, actor: Actor, job_id: str, *, after: str | None = None, limit: int | None = None
     ) -> Page[Checkpoint]:
         """Highest step first."""
-        await self.get(actor, job_id)
+        await self._own(actor, job_id)
         count = clamp(limit, CHECKPOINTS_PAGE, self._settings.limits.page)
         rows = await checkpoints.page(self._store.db, job_id, after=after or None, limit=count + 1)
         return cut(rows, count)
@@ -181,7 +219,7 @@ class Jobs:
 
         Raises NOT_FOUND for an unknown job or cursor, UNAVAILABLE when too many watch.
         """
-        await self.get(actor, job_id)
+        await self._own(actor, job_id)
         seq = 0
         if after:
             known = await events.seq_of(self._store.db, job_id, after)
@@ -194,7 +232,7 @@ class Jobs:
         try:
             while True:
                 heard = self._bell.listen(job_id)
-                over = (await self.get(actor, job_id)).final
+                over = (await self._own(actor, job_id)).final
                 rows = await events.since(self._store.db, job_id, seq, WATCHED)
                 for event in rows:
                     seq = event.seq
@@ -211,10 +249,10 @@ class Jobs:
         self, actor: Actor, job_id: str, *, follow: bool = False
     ) -> AsyncIterator[bytes]:
         """The newest attempt's log; with `follow`, those that come too, until the job is over."""
-        await self.get(actor, job_id)
+        await self._own(actor, job_id)
         seen = None
         while True:
-            over = (await self.get(actor, job_id)).final
+            over = (await self._own(actor, job_id)).final
             attempt = await attempts.newest(self._store.db, job_id)
             if attempt is not None and attempt.launch != seen:
                 seen = attempt.launch
@@ -229,7 +267,7 @@ class Jobs:
         """One attempt's log; with `follow`, until the job is over or has another attempt."""
         with Tail(self._launcher.log(attempt.launch)) as tail:
             while True:
-                over = (await self.get(actor, attempt.job)).final
+                over = (await self._own(actor, attempt.job)).final
                 newest = await attempts.newest(self._store.db, attempt.job)
                 while data := await asyncio.to_thread(tail.read, LOG_BYTES):
                     yield data
@@ -251,13 +289,6 @@ class Jobs:
         if (reason := unfit(model, full=training.full)) is not None:
             raise invalid(reason, code="model_not_available", param="model")
         return model
-
-
-def _still_open(job_id: str, job: Job | None) -> Job:
-    """The job that a change has found, unless it was over by then."""
-    if job is None:
-        raise FtdError(Kind.CONFLICT, f"Job has already completed: {job_id}", param="fine_tune_id")
-    return job
 
 
 def _check_file(tx: Transaction, actor: Actor, file_id: str, param: str) -> None:

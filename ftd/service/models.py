@@ -13,7 +13,9 @@ from ftd.core.errors import FtdError, Kind, invalid, no_such_model
 from ftd.core.models import Model, ModelKind, is_base_name, is_full
 from ftd.host import unknown
 from ftd.host.home import Home
+from ftd.launch.sandbox import DEFAULT, Sandbox
 from ftd.launch.tool import run_tool
+from ftd.service import audit
 from ftd.service.exports import Exported, Exports
 from ftd.service.keys import Actor
 from ftd.store import jobs, models
@@ -28,12 +30,15 @@ ADD_S = 4 * 3600.0  # a large model over a slow line
 class Models:
     """Add, look at, export and delete models."""
 
-    def __init__(self, store: Store, home: Home, settings: Settings) -> None:
+    def __init__(
+        self, store: Store, home: Home, settings: Settings, sandbox: Sandbox = DEFAULT
+    ) -> None:
         self._store = store
         self._home = home
         self._settings = settings
         self._adding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._exports = Exports(home)
+        self._sandbox = sandbox
+        self._exports = Exports(home, sandbox)
 
     async def add(self, actor: Actor, *, name: str, source: str) -> Model:
         """Fetch, check, copy and convert a base model; returns when it is usable.
@@ -46,6 +51,9 @@ class Models:
                 "digit and is at most 96 long.",
                 param="name",
             )
+        if "\0" in source or not _can_be_a_path(source):
+            raise invalid("The source is neither a path nor a name that can be.", param="source")
+        audit.concerns(name)
         async with self._adding[name]:
             if name in self._settings.aliases:
                 raise invalid(f"{name!r} is an alias in the configuration.", param="name")
@@ -105,6 +113,7 @@ class Models:
 
         Raises FORBIDDEN for a base model unless `bases`, CONFLICT for one with tuned models.
         """
+        audit.concerns(name)
         model = await self.get(actor, name)
         if model.kind is ModelKind.BASE:
             if not bases or name != model.name:
@@ -113,17 +122,23 @@ class Models:
                     f"The model {name} is a base model; `ftctl models rm` removes one.",
                     param="model",
                 )
-            tuned = [m.name for m in await self.list(actor) if m.base == name and m.name != name]
-            if tuned:
-                raise FtdError(
-                    Kind.CONFLICT,
-                    f"{len(tuned)} models are built on {name}, {tuned[0]} among them; "
-                    "remove those first.",
-                    param="model",
-                )
+            await self._refuse_if_built_on(actor, name)
         now = self._store.clock.now()
         await self._store.db.write(lambda tx: models.hide(tx, model.name, now))
         await self.sweep()
+
+    async def _refuse_if_built_on(self, actor: Actor, base: str) -> None:
+        """By models of any project, of which only the actor's own are named."""
+        tuned = [model for model in await models.adapters(self._store.db) if model.base == base]
+        if not tuned:
+            return
+        own = [model.name for model in tuned if model.project == actor.project]
+        named = f"{own[0]} among them" if own else "of other projects"
+        raise FtdError(
+            Kind.CONFLICT,
+            f"{len(tuned)} models are built on {base}, {named}; remove those first.",
+            param="model",
+        )
 
     async def sweep(self) -> None:
         """Remove the bytes of deleted models that nobody needs any more."""
@@ -171,7 +186,9 @@ class Models:
         """Run the worker that does it all; returns the model's facts."""
         if target.exists():  # its row was purged, never written, or lost: nobody can tell
             await self._set_aside([target])
-        result = await run_tool("ftd.worker.models.add", source, str(target), timeout_s=ADD_S)
+        result = await run_tool(
+            "ftd.worker.models.add", source, str(target), timeout_s=ADD_S, sandbox=self._sandbox
+        )
         try:
             facts = result.answer()
         except ValueError:
@@ -183,3 +200,9 @@ class Models:
         if isinstance(error, dict):
             raise invalid(str(error.get("message")), code=error.get("code"), param="source")
         return facts
+
+
+def _can_be_a_path(source: str) -> bool:
+    """Whether the system can look for it: PATH_MAX and NAME_MAX, in bytes."""
+    parts = source.encode("utf-8", "surrogatepass").split(b"/")
+    return sum(map(len, parts)) + len(parts) <= 4096 and all(len(part) <= 255 for part in parts)

@@ -1,7 +1,7 @@
 """Jobs as rows. `move` is the only statement that changes a state."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -147,6 +147,34 @@ def find(tx: Transaction, job_id: str) -> Job | None:
 async def get(db: Database, job_id: str) -> Job | None:
     rows = await db.rows(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,))
     return job(rows[0]) if rows else None
+
+
+async def owned(db: Database, project: str, job_id: str) -> Job | None:
+    """A job of the project; another's is as if it were not there."""
+    rows = await db.rows(
+        f"SELECT {_COLUMNS} FROM jobs WHERE id = ? AND project = ?", (job_id, project)
+    )
+    return job(rows[0]) if rows else None
+
+
+async def of_project(db: Database, project: str, ids: Collection[str]) -> frozenset[str]:
+    """Those of these ids that are the project's jobs."""
+    rows = await db.rows(
+        "SELECT id FROM jobs WHERE project = ? AND id IN (SELECT value FROM json_each(?))",
+        (project, json.dumps(list(ids))),
+    )
+    return frozenset(row["id"] for row in rows)
+
+
+async def open_ids(db: Database, project: str) -> frozenset[str]:
+    """The project's jobs that are not over, or of which an attempt still lives."""
+    rows = await db.rows(
+        "SELECT id FROM jobs WHERE finished_at IS NULL AND project = ?1 UNION "
+        "SELECT job FROM attempts JOIN jobs ON jobs.id = attempts.job "
+        "WHERE ended_at IS NULL AND project = ?1",
+        (project,),
+    )
+    return frozenset(row["id"] for row in rows)
 
 
 async def spec(db: Database, job_id: str) -> str | None:

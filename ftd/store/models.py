@@ -1,6 +1,7 @@
 """Models as rows: bases, tuned models and checkpoints, by name."""
 
 import json
+from collections.abc import Collection
 
 from ftd.core.models import Model, ModelKind
 from ftd.store.db import Database, Row, Transaction
@@ -79,6 +80,15 @@ def find(tx: Transaction, project: str, name: str) -> Model | None:
 async def get(db: Database, project: str, name: str) -> Model | None:
     rows = await db.rows(_NAMED, (name, project, SHARED))
     return _model(rows[0]) if rows else None
+
+
+async def of_project(db: Database, project: str, names: Collection[str]) -> frozenset[str]:
+    """Those of these names that are, or were, the project's models."""
+    rows = await db.rows(
+        "SELECT name FROM models WHERE project = ? AND name IN (SELECT value FROM json_each(?))",
+        (project, json.dumps(list(names))),
+    )
+    return frozenset(row["name"] for row in rows)
 
 
 async def any_named(db: Database, name: str) -> Model | None:

@@ -14,6 +14,8 @@ def test_forms() -> None:
     assert re.fullmatch(r"ftevent-[A-Za-z0-9]{24}", ids.event())
     assert re.fullmatch(r"ftckpt_[A-Za-z0-9]{24}", ids.checkpoint())
     assert re.fullmatch(r"[A-Za-z0-9]{8}", ids.model())
+    assert re.fullmatch(r"[A-Za-z0-9]{12}", ids.key())
+    assert re.fullmatch(r"[A-Za-z0-9]{43}", ids.secret())
     assert all(0 <= ids.seed() <= 0x7FFFFFFF for _ in range(100))
 
 

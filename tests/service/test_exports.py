@@ -109,7 +109,7 @@ async def test_what_the_worker_refuses_is_told_in_its_words(home: Home) -> None:
         async with Exports(home).export(BASE, BASE, "gguf"):
             pass
     assert (refused.value.code, refused.value.param) == ("unsupported_model", "format")
-    with pytest.raises(FtdError, match=r"cannot be exported as merged: The adapter could not"):
+    with pytest.raises(FtdError, match=r"cannot be exported as merged: This adapter cannot"):
         async with Exports(home).export(TUNED, BASE, "merged"):
             pass
     assert left(home) == []

@@ -10,7 +10,7 @@ from ftd.core.ids import Ids
 from ftd.daemon import SystemClock
 from ftd.host.home import Home
 from ftd.metrics import Metrics
-from ftd.service.keys import Actor
+from ftd.service.keys import HOST, Actor
 from ftd.service.node import Node
 from ftd.store.db import Database
 from ftd.store.store import Store
@@ -35,10 +35,10 @@ async def test_a_device_that_is_withheld_is_shown_as_long_as_it_is(tmp_path: Pat
         actor = Actor(project="p", name="somebody")
         seen = await node.devices(actor)
         assert [reading.withheld for reading in seen] == ["it keeps memory", None]
-        text = (await node.metrics()).decode()
+        text = (await node.metrics(HOST)).decode()
         assert 'ftd_device_withheld{device="GPU-1"} 1.0' in text
         assert 'ftd_device_withheld{device="GPU-2"} 0.0' in text
         del withheld["GPU-1"]
-        assert 'ftd_device_withheld{device="GPU-1"} 0.0' in (await node.metrics()).decode()
+        assert 'ftd_device_withheld{device="GPU-1"} 0.0' in (await node.metrics(HOST)).decode()
     finally:
         await database.close()

@@ -1,0 +1,65 @@
+"""Who did what: one line for each call that changes something, and for each that was not let in.
+
+The lines are those of the logger `ftd.audit`, and are written whatever `log_level` is. Reads and
+answers of models are not among them: they change nothing, and the metrics count them.
+
+    right:  audit.concerns(job.id)     in the use case, as soon as the name is known
+    wrong:  a line written there       a call that was refused never comes so far
+"""
+
+import logging
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from ftd.core.keys import Scope
+
+if TYPE_CHECKING:
+    from ftd.service.keys import Actor  # which says what it is about, too
+
+LOGGER = "ftd.audit"
+RECORDED = frozenset({Scope.SUBMIT, Scope.ADMIN})  # what may change something
+ADMIN_KEY = "admin.key"  # the home's own, which has no id
+NAMED = 16  # objects of one call
+CHARACTERS = 200  # of what a client has named
+
+_log = logging.getLogger(LOGGER)
+_about: ContextVar[list[str]] = ContextVar("about")
+
+
+def begin() -> None:
+    """A call begins, in a context of its own: it is about nothing yet."""
+    _about.set([])
+
+
+def concerns(name: str) -> None:
+    """Say what the current call is about; of no effect outside of one."""
+    about = _about.get(None)
+    if about is not None and len(about) < NAMED:
+        about.append(name[:CHARACTERS])
+
+
+def ended(
+    call: str,
+    *,
+    needs: Scope | None,
+    actor: "Actor | None",
+    outcome: str,
+    refused: bool,
+    peer: str | None,
+) -> None:
+    """A call has ended. `needs` is what the table of rules wants for it; `refused` is whether it
+    failed for want of a key or of a scope."""
+    if needs not in RECORDED and not refused:
+        return
+    _log.info(
+        "call",
+        extra={
+            "call": call[:CHARACTERS],
+            "about": ",".join(_about.get([])) or None,
+            "outcome": outcome,
+            "key": None if actor is None else actor.key_id or ADMIN_KEY,
+            "by": None if actor is None else actor.name,
+            "project": None if actor is None else actor.project,
+            "peer": peer,
+        },
+    )
