@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from ftctl import starting
 from ftctl.failure import Failure, Status
 from ftctl.output import say
+from ftctl.tls import SCHEME
 
 SYSTEM_SOCKET = Path("/run/ftd/ftd.sock")
 MAX_UNIX_PATH_BYTES = 107
@@ -25,9 +27,10 @@ def home() -> Path:
 def target(addr: str | None) -> str:
     """The gRPC target: `addr`, else $FTD_ADDR, else the home's socket, else the system's.
 
-    An address is a socket's path (with or without `unix:`) or HOST:PORT on loopback. Raises
-    Failure for another host, to which a key would travel in clear, and when nothing is there:
-    at once, but for a daemon that has only just been started, which is waited for.
+    An address is a socket's path (with or without `unix:`), HOST:PORT on loopback, or
+    `tls://HOST:PORT`; another host's HOST:PORT becomes the last, so that no key travels in clear.
+    Raises Failure when nothing is there: at once, but for a daemon that has only just been
+    started, which is waited for.
     """
     if given := addr or os.environ.get("FTD_ADDR"):
         return _parse(given)
@@ -72,21 +75,18 @@ def _parse(address: str) -> str:
         return _unix(Path(path.removeprefix("//")))
     if "/" in address and "://" not in address:
         return _unix(Path(address))
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535 or "/" in host:
+    bare = address.removeprefix(SCHEME)
+    host, colon, port = bare.rpartition(":")
+    named = re.fullmatch(r"\[[^\[\]/]+\]|[^:/\[\]]+", host)
+    if not colon or not named or not port.isdigit() or int(port) > 65535:
         raise Failure(
             f"{address!r} is no address",
-            hint="give the path of a socket, or HOST:PORT",
+            hint="give the path of a socket, HOST:PORT, or tls://HOST:PORT",
             status=Status.USAGE,
         )
-    if host != "localhost" and not _is_loopback(host):
-        raise Failure(
-            f"{address} is another machine: it needs TLS, and your key would travel in clear",
-            hint=f"open a tunnel: `ssh -NL 8421:127.0.0.1:{port} {host}`, "
-            "then use --addr 127.0.0.1:8421",
-            status=Status.USAGE,
-        )
-    return address
+    if host == "localhost" or _is_loopback(host):
+        return address
+    return SCHEME + bare
 
 
 def _unix(path: Path) -> str:

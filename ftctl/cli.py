@@ -3,14 +3,16 @@
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ftctl.client import Options
-from ftctl.commands import chat, compare, devices, files, follow, jobs, models, results
+from ftctl.commands import chat, compare, devices, files, follow, jobs, keys, models, results
 from ftctl.failure import Failure, Status
 from ftctl.output import say
+from ftctl.tls import Tls
 from ftd import __version__
 
 app = typer.Typer(
@@ -39,6 +41,7 @@ app.command("compare")(compare.compare)
 app.command("devices")(devices.devices)
 app.add_typer(files.app, name="files")
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 
 
 def _version(wanted: bool) -> None:
@@ -53,7 +56,8 @@ def options(
     addr: Annotated[
         str | None,
         typer.Option(
-            "--addr", help="The daemon's socket, or HOST:PORT on loopback. (env: FTD_ADDR)"
+            "--addr",
+            help="The daemon's socket, HOST:PORT on loopback, or tls://HOST:PORT. (env: FTD_ADDR)",
         ),
     ] = None,
     key: Annotated[
@@ -62,6 +66,20 @@ def options(
             "--key", help="The API key; others of this machine can see it. (env: FTD_API_KEY)"
         ),
     ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca", help="PEM: who has signed the daemon's certificate. (env: FTD_TLS_CA)"
+        ),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option("--cert", help="PEM: your certificate, where wanted. (env: FTD_TLS_CERT)"),
+    ] = None,
+    client_key: Annotated[
+        Path | None,
+        typer.Option("--client-key", help="PEM: its private key. (env: FTD_TLS_KEY)"),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
     ] = False,
@@ -69,7 +87,7 @@ def options(
     """Which daemon to talk to, and as whom; the places that are looked at otherwise are in
     ftctl.address."""
     del version
-    context.obj = Options(addr, key)
+    context.obj = Options(addr, key, Tls.given(ca, cert, client_key))
 
 
 def main() -> None:

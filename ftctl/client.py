@@ -14,6 +14,7 @@ import typer
 
 from ftctl import address
 from ftctl.failure import Failure, Status
+from ftctl.tls import SCHEME, Tls
 
 if TYPE_CHECKING:
     import grpc
@@ -44,6 +45,7 @@ _WHERE = {
     "training_file": "`ftctl files list` shows the files",
     "validation_file": "`ftctl files list` shows the files",
     "model": "`ftctl models list` shows the models",
+    "key": "`ftctl keys list` shows the keys",
 }
 _KEYLESS = (
     "give the key by --key or FTD_API_KEY; the daemon keeps it in the file admin.key of its home"
@@ -56,6 +58,7 @@ class Options:
 
     addr: str | None
     key: str | None
+    tls: Tls
 
 
 class Client:
@@ -66,6 +69,7 @@ class Client:
             chat_pb2_grpc,
             files_pb2_grpc,
             jobs_pb2_grpc,
+            keys_pb2_grpc,
             models_pb2_grpc,
             node_pb2_grpc,
         )
@@ -75,6 +79,7 @@ class Client:
         self.models = models_pb2_grpc.ModelsStub(channel)
         self.node = node_pb2_grpc.NodeStub(channel)
         self.chat = chat_pb2_grpc.ChatStub(channel)
+        self.keys = keys_pb2_grpc.KeysStub(channel)
         self._metadata = () if key is None else (("authorization", f"Bearer {key}"),)
 
     def call(
@@ -98,11 +103,21 @@ def connect(context: typer.Context) -> Iterator[Client]:
     options = context.find_object(Options)
     assert options is not None, "the callback of the app sets them"
     target = address.target(options.addr)
-    with grpc.insecure_channel(target, options=_OPTIONS) as channel:
+    with _channel(target, options.tls) as channel:
         try:
             yield Client(channel, address.key(options.key))
         except grpc.RpcError as error:
             raise explain(error, target) from error
+
+
+def _channel(target: str, tls: Tls) -> "grpc.Channel":
+    """TLS for `tls://`, and on loopback where an authority is named; a socket needs none."""
+    import grpc
+
+    bare = target.removeprefix(SCHEME)
+    if bare == target and (tls.ca is None or target.startswith("unix:")):
+        return grpc.insecure_channel(target, options=_OPTIONS)
+    return grpc.secure_channel(bare, tls.credentials(), options=_OPTIONS)
 
 
 def is_lost(error: "grpc.RpcError") -> bool:
@@ -115,7 +130,7 @@ def explain(error: "grpc.RpcError", target: str) -> Failure:
     """A broken call in words, with the exit status that scripts know it by."""
     said = _trailers(error)
     if is_lost(error):
-        return _unreachable(target)
+        return _unreachable(target, error.details() or "")
     status = _STATUSES.get(error.code().name, Status.ERROR)
     message = error.details() or error.code().name
     match status:
@@ -130,11 +145,20 @@ def explain(error: "grpc.RpcError", target: str) -> Failure:
             return Failure(message, hint=hint, status=status)
 
 
-def _unreachable(target: str) -> Failure:
+def _unreachable(target: str, details: str) -> Failure:
+    if "handshake" in details or "CERTIFICATE" in details:
+        return Failure(
+            f"there is no TLS with {target}: {details}",
+            hint="--ca names who has signed its certificate; some want one of yours: --cert and "
+            "--client-key",
+            status=Status.UNREACHABLE,
+        )
     if _is_taken(target):
         return Failure(
-            f"what answers at {target} does not speak gRPC: it may be the REST port",
-            hint="give the address of `ftd serve --grpc`, or none for the socket of the home",
+            f"what answers at {target} does not speak gRPC in this way: it may be the REST port, "
+            "or want TLS",
+            hint="give the address of `ftd serve --grpc`, or none for the socket of the home; "
+            "--ca for one with TLS",
             status=Status.UNREACHABLE,
         )
     return Failure(
@@ -146,7 +170,7 @@ def _unreachable(target: str) -> Failure:
 
 def _is_taken(target: str) -> bool:
     """Whether somebody listens at HOST:PORT, though a call did not come through."""
-    host, _, port = target.rpartition(":")
+    host, _, port = target.removeprefix(SCHEME).rpartition(":")
     if target.startswith("unix:"):
         return False
     try:

@@ -21,9 +21,14 @@ from ftctl.objects import Object
 if TYPE_CHECKING:
     from rich.console import Console
 
-# C0 and C1 controls but newline and tab, line separators, and the bidirectional overrides.
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_BREAKS = re.compile(r"[\n\t]")
+# C0 and C1 controls but newline and tab, line separators, the bidirectional overrides, tags that
+# nobody sees, and surrogates, which no terminal can be sent.
+_STEERING = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2060-\u206f\ufff9-\ufffb\ud800-\udfff"
+    r"\U000e0000-\U000e007f]"
+)
+# In a name also what makes two look alike; text has its reasons for marks of direction.
+_BREAKS = re.compile(r"[\n\t\u061c\u200b\u200e\u200f\ufeff]")
 
 # Of a table: each column's title, and its cell for a row.
 Columns = Sequence[tuple[str, Callable[[Any], str]]]
@@ -150,7 +155,7 @@ def safe_line(text: str) -> str:
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """JSON that a terminal survives: what `safe` escapes is written as \\uXXXX."""
     dumped = json.dumps(value, ensure_ascii=False, indent=indent)
-    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", dumped)
+    return _STEERING.sub(_json_escape, dumped)
 
 
 def ago(created_at: int) -> str:
@@ -190,7 +195,15 @@ def text(value: object | None) -> str:
 
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    """JSON has four digits, and two of them for what lies beyond."""
+    code = ord(found[0])
+    return f"\\u{code:04x}" if code <= 0xFFFF else json.dumps(found[0])[1:-1]
 
 
 def _yaml(value: Any) -> str:

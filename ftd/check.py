@@ -6,9 +6,11 @@ import shutil
 from ftd.bell import Bell
 from ftd.config import Settings
 from ftd.core.device import CPU
+from ftd.core.errors import FtdError
 from ftd.core.models import Model, ModelKind
-from ftd.host import devices
+from ftd.host import certificates, devices
 from ftd.host.home import Home
+from ftd.launch import sandbox
 from ftd.service.keys import PROJECT
 from ftd.store import models, sound
 from ftd.store.db import Database
@@ -19,8 +21,10 @@ def check(settings: Settings) -> int:
     """Print the findings; 0 when the daemon could serve, 1 when something stands in its way."""
     home = Home(settings.home)
     print(f"home          {home.root}")
-    print(f"REST          {settings.rest}")
-    print(f"gRPC          unix socket{''.join(f', {address}' for address in settings.grpc)}")
+    secured = "" if settings.tls.certificate is None else " (TLS)"
+    print(f"REST          {settings.rest}{secured}")
+    addresses = "".join(f", {address}{secured}" for address in settings.grpc)
+    print(f"gRPC          unix socket{addresses}")
     found = devices.discover(settings.devices)
     for device in found:
         memory = f"{device.memory_bytes / 2**30:.1f} GiB"
@@ -28,6 +32,8 @@ def check(settings: Settings) -> int:
     if settings.devices.use == "auto" and found and found[0].id == CPU:
         print("GPU           none: no NVIDIA GPU can be used")
     problems = [] if found else ["there is no device to run on"]
+    problems += _insecure(settings)
+    problems += _unguarded(settings, home)
     known: tuple[Model, ...] = ()
     if sound.blank(home.database):
         if (leftover := home.leftover()) is not None:
@@ -52,6 +58,24 @@ def check(settings: Settings) -> int:
         print(f"problem       {problem}")
     print("the daemon would not serve every name" if problems else "ready to serve")
     return 1 if problems else 0
+
+
+def _unguarded(settings: Settings, home: Home) -> list[str]:
+    """Print what of the sandbox does not hold here; why no worker would start, where it must."""
+    missing = sandbox.lacks(home.root)
+    print("sandbox       " + (f"in part: {'; '.join(missing)}" if missing else "whole"))
+    if missing and settings.sandbox.require:
+        return ["sandbox.require is set, and this kernel lacks a part of the sandbox"]
+    return []
+
+
+def _insecure(settings: Settings) -> list[str]:
+    """Why there could be no TLS, where it is wanted."""
+    try:
+        certificates.read(settings.tls)
+    except FtdError as error:
+        return [error.message]
+    return []
 
 
 def _training(settings: Settings, base: str) -> str:

@@ -6,6 +6,7 @@ Unknown keys are refused: a misspelt limit must not silently be the default.
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -21,6 +22,9 @@ from pydantic_settings import (
 from ftd.core.errors import FtdError, Kind
 from ftd.core.models import is_base_name
 from ftd.core.spec import Lora
+
+_HOST = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:.]+")
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 def default_home() -> Path:
@@ -48,6 +52,14 @@ class Limits(_Section):
     """The largest JSON request body."""
     chat_bytes: int = Field(8 * 2**20, ge=1024)
     """The largest request body for an answer: a conversation, or texts."""
+    json_values: int = Field(100_000, ge=1000)
+    """The most strings, numbers, objects and arrays of a JSON request body, keys included."""
+    body_bytes_per_s: int = Field(1024, ge=0)
+    """What a request body must bring on average while it is waited for; 0: a byte now and then."""
+    connections: int = Field(1024, ge=16)
+    """Connections to the REST face at once; more are answered 503."""
+    requests_per_minute: int = Field(6000, ge=0)
+    """What one key may ask of the REST face; as many may come at once. 0: no limit."""
     page: int = Field(1000, ge=1)
     """The most rows of one page of jobs, events or checkpoints."""
     check_wait_s: float = Field(5.0, ge=0)
@@ -65,6 +77,25 @@ class Limits(_Section):
     keep_runs_days: float = Field(7.0, ge=0)
     """How long a finished job's runs keep their logs, spools and optimizer states;
     what was set aside in `unknown/` stays for as long."""
+
+
+class Tls(_Section):
+    """Both faces speak TLS, 1.2 or newer, where a certificate is given; unix sockets never do."""
+
+    certificate: Path | None = None
+    """PEM: our certificate and what it is signed by. Read at the start."""
+    key: Path | None = None
+    """PEM: its private key, without a password, in a file that others cannot read."""
+    client_ca: Path | None = None
+    """PEM: clients must show a certificate that is signed by one of these."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca needs a certificate and a key of our own")
+        return self
 
 
 class Training(_Section):
@@ -196,6 +227,19 @@ class Serving(_Section):
         return value.rstrip("/").removesuffix("/v1")
 
 
+class Sandbox(_Section):
+    """What workers are kept from; ftd/launch/sandbox.py has the table of what they may."""
+
+    require: bool = False
+    """Start no worker where the kernel lacks a part of it (Landlock 6: Linux 6.12, and seccomp)."""
+    read: tuple[Path, ...] = ()
+    """Directories that workers may read and load beside the system and this Python."""
+    memory_bytes: int = Field(0, ge=0)
+    """The most memory of one worker, with all that it starts; 0: nine tenths of the host's."""
+    processes: int = Field(512, ge=1)
+    """The most processes of one worker."""
+
+
 class Metrics(_Section):
     require_key: bool = False
     """Ask for the API key on /metrics, on loopback too."""
@@ -213,18 +257,24 @@ class Settings(BaseSettings):
     """HOST:PORT of the REST face; port 0 picks a free one."""
     grpc: tuple[str, ...] = ()
     """TCP addresses of the gRPC face, beside its unix socket."""
+    hosts: tuple[str, ...] = ()
+    """Names that clients of the REST face call us by, beside localhost and the address reached."""
+    origins: tuple[str, ...] = ()
+    """Web pages, such as https://lab.example, whose scripts may call, beside those we serve."""
     organization: str = "org-local"
     """organization_id of every job."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     aliases: dict[str, str] = {}
     """Names that stand for registered models: old scripts run unchanged."""
     limits: Limits = Limits()
+    tls: Tls = Tls()
     training: Training = Training()
     models: dict[str, ModelOverrides] = {}
     stopping: Stopping = Stopping()
     silence: Silence = Silence()
     devices: Devices = Devices()
     serving: Serving = Serving()
+    sandbox: Sandbox = Sandbox()
     metrics: Metrics = Metrics()
 
     @field_validator("rest")
@@ -233,6 +283,22 @@ class Settings(BaseSettings):
         host, colon, port = value.rpartition(":")
         if not colon or not host or not port.isdigit() or int(port) > 65535:
             raise ValueError("must be HOST:PORT")
+        return value
+
+    @field_validator("hosts")
+    @classmethod
+    def _bare_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not _HOST.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a host; give it without a port")
+        return value
+
+    @field_validator("origins")
+    @classmethod
+    def _bare_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin, such as https://lab.example")
         return value
 
     @field_validator("home")

@@ -24,10 +24,11 @@ from ftd.core.device import Device
 from ftd.core.errors import FULL_DISK, FtdError, Kind
 from ftd.core.ids import Ids
 from ftd.engine import Engine
-from ftd.host import cpu, devices, lock, systemd
+from ftd.host import certificates, cpu, descriptors, devices, lock, systemd
 from ftd.host.home import Home
 from ftd.host.space import Space
 from ftd.launch.local import LocalLauncher
+from ftd.launch.sandbox import confined
 from ftd.metrics import Metrics
 from ftd.runner.found import take_up
 from ftd.runner.janitor import Janitor
@@ -56,6 +57,7 @@ LAG_S = 1.0
 SPACE_S = 1.0
 GRACE_S = 1.0  # that open requests get at the end
 SOCKET_PATH_BYTES = 100  # of the kernel's 108
+OTHER_DESCRIPTORS = 2048  # than those of REST connections: gRPC's, files, logs, shims
 EXAMINE_S = 3600  # that systemd gives the look at the whole database, on a slow disk
 EX_DATAERR, EX_IOERR, EX_TEMPFAIL = 65, 74, 75
 
@@ -89,6 +91,7 @@ def serve(settings: Settings) -> NoReturn:
     the database cannot be used, 74 when the disk is full or the database has failed under us.
     """
     os.umask(0o077)
+    descriptors.allow(settings.limits.connections + OTHER_DESCRIPTORS)
     home = Home(settings.home)
     try:
         _make(home)
@@ -180,6 +183,7 @@ async def _sweep(house: House) -> None:
         try:
             await house.door.files.sweep()
             await house.door.models.sweep()
+            await house.door.keys.sweep()
         except (FtdError, OSError):
             log.exception("sweep failed")  # a full disk: the next one tries again
 
@@ -231,7 +235,10 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
     await database.open()
     try:
         store = Store(database, clock, ids)
-        launcher = LocalLauncher(home=home.root, log_bytes=settings.limits.log_bytes)
+        sandbox = confined(settings.sandbox.model_dump(), home.root)
+        launcher = LocalLauncher(
+            home=home.root, log_bytes=settings.limits.log_bytes, sandbox=sandbox
+        )
         lendable: tuple[Device, ...] = devices.discover(settings.devices)
         rooms = Rooms(
             store=store,
@@ -242,28 +249,22 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
             home=home,
             space=space,
         )
-        pool = Pool(
-            ServingRooms(
-                store=store,
-                launcher=launcher,
-                settings=settings,
-                metrics=metrics,
-                clock=clock,
-                home=home,
-                bell=bell,
-            )
-        )
+        pool = Pool(_serving(rooms, bell))
         handoff = _handoff(settings, store, home, bell)
         quarantine = Quarantine(lendable, devices.read)
+        files = FileRooms(
+            store=store,
+            home=home,
+            limits=settings.limits,
+            metrics=metrics,
+            space=space,
+            sandbox=sandbox,
+        )
         door = Door(
-            keys=Keys.at(home.root / "admin.key", secrets.choice),
-            files=Files(
-                FileRooms(
-                    store=store, home=home, limits=settings.limits, metrics=metrics, space=space
-                )
-            ),
+            keys=await Keys.open(store, home.root / "admin.key", secrets.choice),
+            files=Files(files),
             jobs=Jobs(store, settings, launcher, bell, space),
-            models=Models(store, home, settings),
+            models=Models(store, home, settings, sandbox),
             node=Node(store, home, metrics, lendable, devices.read, quarantine.withheld),
             chat=Chat(store, settings, pool, handoff),
             settings=settings,
@@ -284,6 +285,18 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
     finally:
         await database.close()
     await asyncio.to_thread(sound.end, home.database)
+
+
+def _serving(rooms: Rooms, bell: Bell) -> ServingRooms:
+    return ServingRooms(
+        store=rooms.store,
+        launcher=rooms.launcher,
+        settings=rooms.settings,
+        metrics=rooms.metrics,
+        clock=rooms.clock,
+        home=rooms.home,
+        bell=bell,
+    )
 
 
 def _examine(home: Home) -> None:
@@ -315,16 +328,22 @@ async def _faces(settings: Settings, house: House) -> AsyncIterator[None]:
     metrics, door, home = house.engine.rooms.metrics, house.door, house.home
     host, _, port = settings.rest.rpartition(":")
     socket = socket_path(home.root)
-    rest = await rest_server.serve(door, host, int(port), metrics.api.observe_http)
+    identity = certificates.read(settings.tls)
+    rest = await rest_server.serve(door, host, int(port), metrics.api.observe_http, identity)
     try:
         grpc = await grpc_server.serve(
-            door, unix_path=socket, tcp=settings.grpc, observe=metrics.api.observe_rpc
+            door,
+            unix_path=socket,
+            tcp=settings.grpc,
+            observe=metrics.api.observe_rpc,
+            identity=identity,
         )
         try:
             if "RUNTIME_DIRECTORY" in os.environ:  # systemd's, which our group alone can enter
                 socket.chmod(0o660)
             _link(home.root / "ftd.sock", socket)
-            address = f"http://{_bracketed(host)}:{rest.port}/v1"
+            scheme = "http" if identity is None else "https"
+            address = f"{scheme}://{_bracketed(host)}:{rest.port}/v1"
             _announce(home.root / "endpoint.json", address, socket, grpc.tcp_addresses)
             door.node.set_ready(True)
             systemd.notify("READY=1", "STATUS=serving")

@@ -110,14 +110,18 @@ def test_addresses(given: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["10.0.0.1:5", "example.org:80", "[2001:db8::1]:5", "0.0.0.0:5"])
-def test_another_machine_needs_tls(given: str) -> None:
-    with pytest.raises(Failure, match="needs TLS") as caught:
-        address.target(given)
-    assert caught.value.status is Status.USAGE
-    assert "ssh" in (caught.value.hint or "")
+def test_another_machine_is_never_spoken_to_in_clear(given: str) -> None:
+    assert address.target(given) == address.target(f"tls://{given}") == f"tls://{given}"
 
 
-@pytest.mark.parametrize("given", ["localhost", "http://127.0.0.1:8420", "localhost:x", ":1:x"])
+def test_loopback_is_where_tls_is_asked_for() -> None:
+    assert address.target("tls://127.0.0.1:1") == "tls://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["localhost", "http://127.0.0.1:8420", "localhost:x", ":1:x", ":1", "tls://host", "tls:host:1"],
+)
 def test_what_is_no_address(given: str) -> None:
     with pytest.raises(Failure, match="is no address"):
         address.target(given)

@@ -98,12 +98,6 @@ def test_help_has_arguments_in_capitals_and_whole_sentences(program: typer.Typer
         assert " ." not in re.sub(r" \.[a-z]", "", shown), shown  # but of .jsonl
 
 
-async def test_another_machine_is_refused(daemon: Daemon) -> None:
-    ran = await daemon.run("--addr", "10.1.2.3:50051", "list")
-    assert ran.status == 2
-    assert "needs TLS" in ran.err
-
-
 async def test_our_daemons_mistakes_are_one_line(daemon: Daemon) -> None:
     daemon.door.node.broken = True
     ran = await daemon.run("devices")

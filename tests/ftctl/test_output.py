@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from ftctl.output import Format, ago, duration, safe, safe_line, show_data, size, to_json
 
-STEERING = ["\x1b[2J", "\x07", "\r", "\x7f", "\x9b", "\u202e", "\u2066", "\u2028"]
+STEERING = [
+    *("\x1b[2J", "\x07", "\r", "\x7f", "\x9b", "\u202e", "\u2066", "\u2028", "\ud800"),
+    *("\u2060", "\U000e0041"),
+]
 
 
 @pytest.mark.parametrize("text", STEERING, ids=ascii)
@@ -17,6 +20,12 @@ def test_what_steers_a_terminal_is_escaped(text: str) -> None:
     for shown in (safe(text), safe_line(text), to_json(text)):
         assert shown.isprintable()
         assert "\\" in shown
+
+
+@pytest.mark.parametrize("mark", ["\u200b", "\u200e", "\u200f", "\u061c", "\ufeff"], ids=ascii)
+def test_two_names_that_look_alike_do_not(mark: str) -> None:
+    assert safe_line(f"a{mark}b") == f"a{ascii(mark)[1:-1]}b"
+    assert safe(f"a{mark}b") == f"a{mark}b", "text has reasons for it"
 
 
 def test_lines_and_tabs_stay_where_lines_may_be() -> None:

@@ -13,9 +13,10 @@ from ftd.core.device import Reading
 from ftd.core.file import File
 from ftd.core.hyperparams import Hyperparameters, Requested
 from ftd.core.job import Checkpoint, Event, Job, JobError
+from ftd.core.keys import Key
 from ftd.core.models import Model
 from ftd.service.files import status_details
-from ftd.v1 import files_pb2, jobs_pb2, models_pb2, node_pb2
+from ftd.v1 import files_pb2, jobs_pb2, keys_pb2, models_pb2, node_pb2
 
 OWNER = "system"  # of base models; a tuned one belongs to the organization
 
@@ -148,6 +149,20 @@ def device(value: Reading) -> node_pb2.Device:
         job_id=value.holder,
         models=map(_text, value.serves),
         withheld=value.withheld,
+    )
+
+
+def key(value: Key) -> keys_pb2.Key:
+    """What is known of a key, which is not the key."""
+    return keys_pb2.Key(
+        id=value.id,
+        name=_text(value.name),
+        project=value.project,
+        scopes=sorted(value.scopes),
+        created_at=value.created_at,
+        expires_at=value.expires_at,
+        last_used_at=value.used_at,
+        revoked_at=value.revoked_at,
     )
 
 

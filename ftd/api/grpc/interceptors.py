@@ -12,13 +12,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import grpc
 import grpc.aio
 
 from ftd.core.errors import FtdError, Kind
+from ftd.service import audit
 from ftd.service.keys import Actor, Keys
+from ftd.service.rules import CALLS, permit
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +40,19 @@ OPEN = frozenset(
 MAX_MESSAGE_BYTES = 2000
 MAX_PARAM_BYTES = 200
 
+_REFUSALS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+
 _actor: ContextVar[Actor] = ContextVar("actor")
 
 
 def actor() -> Actor:
     """On whose behalf the current call is made; only inside a call that was let in."""
     return _actor.get()
+
+
+def is_open(details: grpc.HandlerCallDetails) -> bool:
+    """Whether the call is of a service of gRPC's own, which needs no key."""
+    return _split(details.method)[0] in OPEN
 
 
 class _Surround(grpc.aio.ServerInterceptor):
@@ -61,7 +70,7 @@ class _Surround(grpc.aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> "_Handler | None":
         handler = await continuation(details)
-        if handler is None or _split(details.method)[0] in OPEN:
+        if handler is None or is_open(details):
             return handler  # None: gRPC answers UNIMPLEMENTED
 
         async def one(request: Any, context: Any) -> Any:
@@ -96,6 +105,8 @@ class Outcomes(_Surround):
         self, details: grpc.HandlerCallDetails, context: "_Context"
     ) -> AsyncIterator[None]:
         started = time.monotonic()
+        peer = unquote(context.peer())  # now: grpc dereferences a call that may be gone at its end
+        audit.begin()
         code = grpc.StatusCode.OK
         try:
             yield
@@ -111,11 +122,21 @@ class Outcomes(_Surround):
             ours = FtdError(Kind.INTERNAL, "The server had an error; its log says more.")
             await context.abort(code, ours.message, trailers(ours))
         finally:
-            self._observe(*_split(details.method), code.name, time.monotonic() - started)
+            call = _split(details.method)
+            self._observe(*call, code.name, time.monotonic() - started)
+            audit.ended(
+                "/".join(call),
+                needs=CALLS.get("/".join(call)),
+                actor=_actor.get(None),
+                outcome=code.name,
+                refused=code in _REFUSALS,
+                peer=peer,
+            )
 
 
 class Authentication(_Surround):
-    """Lets nobody in without a key: `authorization: Bearer KEY` in the call's metadata."""
+    """Lets nobody in without a key, `authorization: Bearer KEY` in the call's metadata, and nobody
+    further than its scopes."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -125,8 +146,12 @@ class Authentication(_Surround):
         self, details: grpc.HandlerCallDetails, context: "_Context"
     ) -> AsyncIterator[None]:
         del context
+        caller = self._keys.authenticate(_bearer(details))
+        needed = CALLS["{}/{}".format(*_split(details.method))]
+        assert needed is not None, "only gRPC's own services are open"
         # Never reset: gRPC runs each call in a task, and so in a context, of its own.
-        _actor.set(self._keys.authenticate(_bearer(details)))
+        _actor.set(caller)
+        permit(caller, needed)
         yield
 
 

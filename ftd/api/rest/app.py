@@ -6,11 +6,15 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from ftd import __version__
 from ftd.api.rest import chat, completions, errors, files, jobs, models, node
-from ftd.api.rest.auth import Authentication
+from ftd.api.rest.auth import Authentication, check_rules
+from ftd.api.rest.hosts import Hosts
 from ftd.api.rest.ledger import Ledger, Observe
+from ftd.api.rest.limits import Heads, Rates
+from ftd.config import Settings
 from ftd.core.ids import Ids
 from ftd.service.door import Door
 
@@ -20,6 +24,7 @@ def create_app(door: Door, observe: Observe) -> FastAPI:
 
     `observe` is told each request's route template, method, status and seconds.
     """
+    settings = door.settings
     app = FastAPI(
         title="ftd",
         version=__version__,
@@ -32,11 +37,34 @@ def create_app(door: Door, observe: Observe) -> FastAPI:
             RequestValidationError: errors.on_validation_error,
         },
         middleware=[
-            Middleware(Ledger, observe=observe, request_id=Ids(secrets.token_bytes).request),
+            Middleware(
+                Ledger,
+                observe=observe,
+                request_id=Ids(secrets.token_bytes).request,
+                body_bytes_per_s=settings.limits.body_bytes_per_s,
+            ),
+            Middleware(Heads),
+            Middleware(Hosts, hosts=settings.hosts, origins=settings.origins),
+            *_pages(settings),
             Middleware(Authentication, door=door),
+            Middleware(Rates, per_minute=settings.limits.requests_per_minute),
         ],
     )
     app.state.door = door
-    for room in (files, jobs, models, chat, completions, node):
-        app.include_router(room.router)
+    routers = [room.router for room in (files, jobs, models, chat, completions, node)]
+    check_rules(routers)
+    for router in routers:
+        app.include_router(router)
     return app
+
+
+def _pages(settings: Settings) -> list[Middleware]:
+    """Tells browsers which pages' scripts may read answers; a preflight has no key."""
+    if not settings.origins:
+        return []
+    every = ("*",)
+    return [
+        Middleware(
+            CORSMiddleware, allow_origins=settings.origins, allow_methods=every, allow_headers=every
+        )
+    ]

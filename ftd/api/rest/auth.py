@@ -1,27 +1,37 @@
-"""Nobody gets in without a key: every path is closed, and the few open ones are named here."""
+"""Nobody gets in without a key, and nobody further than its scopes: every path is closed.
+
+The table of ftd.service.rules says which route wants what. A request for which it says nothing
+finds no route either, or has no actor to act for.
+"""
 
 import ipaddress
+from collections.abc import Iterable
 from typing import Annotated
 
-from fastapi import Depends, Request, Security
+from fastapi import APIRouter, Depends, Request, Security
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ftd.service.door import Door
-from ftd.service.keys import Actor
+from ftd.service.keys import HOST, Actor
+from ftd.service.rules import ROUTES, permit
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-METRICS_PATH = "/metrics"
+METRICS = "GET /metrics"
 
 _document = HTTPBearer(
-    auto_error=False, scheme_name="ApiKeyAuth", description="The key of the home's admin.key."
+    auto_error=False,
+    scheme_name="ApiKeyAuth",
+    description="A key of `ftctl keys create`, or that of the home's admin.key.",
 )
 
 
 class Authentication:
-    """Puts the caller into the request's state, or raises UNAUTHENTICATED.
+    """Puts the caller into the request's state, or raises UNAUTHENTICATED or FORBIDDEN.
 
-    It stands before the routes, so that a path we never thought of is closed too.
+    It stands before the routes, so that a path we never thought of is closed too, and before
+    anything of a body is read.
     """
 
     def __init__(self, app: ASGIApp, door: Door) -> None:
@@ -30,15 +40,53 @@ class Authentication:
         self._open_metrics = not door.settings.metrics.require_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_open(scope):
-            actor = self._keys.authenticate(_bearer(scope))
-            scope.setdefault("state", {})["actor"] = actor
+        if scope["type"] == "http":
+            self._let_in(scope)
         await self._app(scope, receive, send)
 
-    def _is_open(self, scope: Scope) -> bool:
-        if scope["path"] == METRICS_PATH:
-            return self._open_metrics and _on_loopback(scope)
-        return scope["path"] in OPEN_PATHS
+    def _let_in(self, scope: Scope) -> None:
+        state = scope.setdefault("state", {})
+        route = _route(scope["method"], scope["path"])
+        if route is not None and ROUTES[route] is None:
+            return
+        if self._open_metrics and route == METRICS and _on_loopback(scope):
+            state["actor"] = HOST
+            return
+        actor = self._keys.authenticate(_bearer(scope))
+        if route is None:
+            return  # to be told so; nothing acts for anybody who is not named in the state
+        needed = ROUTES[route]
+        assert needed is not None, "open routes are through"
+        state["actor"] = actor  # refused or not: the audit says who it was
+        permit(actor, needed)
+
+
+def check_rules(routers: Iterable[APIRouter]) -> None:
+    """Every route has a rule, and every rule a route. Raises AssertionError, at the start."""
+    found = set()
+    for router in routers:
+        for route in router.routes:
+            if not isinstance(route, APIRoute):
+                raise AssertionError(f"a route that no rule can be for: {route}")
+            found |= {f"{method} {route.path}" for method in route.methods or ()}
+    if odd := found ^ ROUTES.keys():
+        raise AssertionError(f"routes without a rule, or rules without a route: {sorted(odd)}")
+
+
+# As the router itself reads them, in its order.
+_PATTERNS = [
+    (method, compile_path(template)[0], route)
+    for route in ROUTES
+    for method, _, template in [route.partition(" ")]
+]
+
+
+def _route(method: str, path: str) -> str | None:
+    """The name of a request's route in the table of rules."""
+    for known, pattern, route in _PATTERNS:
+        if known == method and pattern.match(path):
+            return route
+    return None
 
 
 def _bearer(scope: Scope) -> str | None:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from ftd.api.rest import form, schema
 from ftd.api.rest.auth import Caller, TheDoor
 from ftd.api.rest.content import Content
+from ftd.api.rest.idempotency import IdempotencyKey
 from ftd.core.file import PURPOSES, RESULTS
 
 router = APIRouter(prefix="/v1/files", tags=["Files"])
@@ -53,13 +54,18 @@ _BYTES: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("", operation_id="createFile", openapi_extra=_UPLOAD)
-async def create(request: Request, door: TheDoor, caller: Caller) -> schema.File:
+async def create(
+    request: Request, door: TheDoor, caller: Caller, key: IdempotencyKey
+) -> schema.File:
     """Upload a file. A client that goes away leaves nothing behind."""
     mark = form.boundary(request.headers.get("content-type"))
     async with door.files.upload(caller, expected_bytes=_expected_bytes(request)) as upload:
         told = await form.receive(request.stream(), mark, upload.write)
         stored = await upload.finish(
-            filename=told.filename, purpose=told.purpose, expires_after_s=told.expires_after_s
+            filename=told.filename,
+            purpose=told.purpose,
+            expires_after_s=told.expires_after_s,
+            idempotency_key=key,
         )
     return schema.file(stored)
 

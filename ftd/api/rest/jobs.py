@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from ftd.api.rest import schema
 from ftd.api.rest.auth import Caller, TheDoor
 from ftd.api.rest.bodies import CreateJobBody
+from ftd.api.rest.idempotency import AskedOnce
 from ftd.api.rest.strict_json import StrictRoute
 from ftd.core.errors import invalid
 from ftd.service.jobs import MetadataFilter
@@ -45,9 +46,9 @@ async def metadata_filter(request: Request) -> MetadataFilter | None:
 
 
 @router.post("", operation_id="createFineTuningJob")
-async def create(body: CreateJobBody, door: TheDoor, caller: Caller) -> schema.Job:
+async def create(body: CreateJobBody, door: TheDoor, caller: Caller, once: AskedOnce) -> schema.Job:
     """Create a fine-tuning job; it waits for its files where they are still processing."""
-    created = await door.jobs.create(caller, body.request())
+    created = await door.jobs.create(caller, body.request(), once)
     return schema.job(created, door.jobs.organization)
 
 

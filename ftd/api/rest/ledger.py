@@ -13,34 +13,46 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ftd.api.rest import errors
 from ftd.core.errors import FtdError, Kind
+from ftd.service import audit
+from ftd.service.rules import ROUTES
 
 log = logging.getLogger(__name__)
 
 # (route template, method, status, seconds)
 Observe = Callable[[str, str, int, float], None]
 
-BODY_IDLE_S = 60.0  # a body that pauses longer has stalled
+BODY_WINDOW_S = 30.0  # over which a body's rate is averaged; one that pauses longer has stalled
 LINGER_S = 30.0  # how long a refused client may go on sending; nginx's lingering_time
 CLIENT_GONE = 499  # nginx's status for a client that did not wait for its answer
 UNMATCHED = "unmatched"  # the route of a path that has none
 
 _METHODS = frozenset(HTTPMethod)
+_REFUSALS = frozenset({Kind.UNAUTHENTICATED.http_status, Kind.FORBIDDEN.http_status})
 
 
 class Ledger:
     """Stands before everything of ours: what is raised behind it becomes an answer here."""
 
-    def __init__(self, app: ASGIApp, observe: Observe, request_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        observe: Observe,
+        request_id: Callable[[], str],
+        body_bytes_per_s: int,
+    ) -> None:
         self._app = app
         self._observe = observe
         self._request_id = request_id
+        self._body_bytes_per_s = body_bytes_per_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        exchange = _Exchange(self._request_id(), scope, receive, send)
+        audit.begin()
+        pace = _Pace(self._body_bytes_per_s)
+        exchange = _Exchange(self._request_id(), scope, receive, send, pace)
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
@@ -69,13 +81,25 @@ class Ledger:
                 "seconds": round(seconds, 4),
             },
         )
+        call = f"{method} {scope['path'] if route == UNMATCHED else route}"
+        audit.ended(
+            call,
+            needs=ROUTES.get(call),
+            actor=scope.get("state", {}).get("actor"),
+            outcome=str(status),
+            refused=status in _REFUSALS,
+            peer=scope["client"][0] if scope.get("client") else None,
+        )
 
 
 class _Exchange:
     """One request and its answer, on their way through."""
 
-    def __init__(self, request_id: str, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, request_id: str, scope: Scope, receive: Receive, send: Send, pace: "_Pace"
+    ) -> None:
         self.id = request_id
+        self._pace = pace
         self.status: int | None = None
         self._scope = scope
         self._receive = receive
@@ -86,16 +110,10 @@ class _Exchange:
         )
 
     async def receive(self) -> Message:
-        """The next message; raises TIMED_OUT when a body stalls."""
+        """The next message; raises TIMED_OUT when a body stalls or trickles."""
         if not self._awaits_body:
             return await self._receive()
-        try:
-            async with asyncio.timeout(BODY_IDLE_S):
-                message = await self._receive()
-        except TimeoutError:
-            raise FtdError(
-                Kind.TIMED_OUT, f"No byte of the request came for {BODY_IDLE_S:g} seconds."
-            ) from None
+        message = await self._pace.next(self._receive)
         self._awaits_body = message.get("more_body", False)
         return message
 
@@ -131,3 +149,42 @@ class _Exchange:
         """Say what went wrong, unless an answer is under way already: then it just breaks off."""
         if self.status is None:
             await errors.response(error)(self._scope, self._receive, self.send)
+
+
+class _Pace:
+    """How fast a body comes while we wait for it; what we do with its pieces does not count."""
+
+    def __init__(self, bytes_per_s: int) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._waited_s = 0.0
+        self._received = 0
+
+    async def next(self, receive: Receive) -> Message:
+        """The next message. Raises TIMED_OUT after BODY_WINDOW_S in which too little came."""
+        while True:
+            started = time.monotonic()
+            try:
+                async with asyncio.timeout(BODY_WINDOW_S - self._waited_s):
+                    message = await receive()
+            except TimeoutError:
+                self._next_window()
+                continue
+            self._waited_s += time.monotonic() - started
+            self._received += len(message.get("body", b""))
+            if self._waited_s >= BODY_WINDOW_S:
+                self._next_window()
+            return message
+
+    def _next_window(self) -> None:
+        if self._received == 0:
+            raise FtdError(
+                Kind.TIMED_OUT, f"No byte of the request came for {BODY_WINDOW_S:g} seconds."
+            )
+        if self._received < self._bytes_per_s * BODY_WINDOW_S:
+            raise FtdError(
+                Kind.TIMED_OUT,
+                f"The request's body comes too slowly: {self._received:,} bytes in "
+                f"{BODY_WINDOW_S:g} seconds; {self._bytes_per_s:,} a second are wanted.",
+            )
+        self._waited_s = 0.0
+        self._received = 0

@@ -37,9 +37,10 @@ async def readyz(door: TheDoor) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(door: TheDoor) -> Response:
-    """Prometheus text; open to this host unless configured."""
-    return Response(await door.node.metrics(), headers={"content-type": CONTENT_TYPE_LATEST})
+async def metrics(request: Request, door: TheDoor) -> Response:
+    """Prometheus text; open to this host unless configured. A key sees its own project's jobs."""
+    text = await door.node.metrics(request.state.actor)
+    return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 @router.get("/openapi.json", include_in_schema=False)

@@ -1,15 +1,19 @@
-"""HTTP/1.1 with what uvicorn lacks: a deadline for a request's head, and our envelope for junk."""
+"""HTTP/1.1 with what uvicorn lacks: a deadline for heads, a bound on connections, and our envelope
+for junk."""
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ftd.api.rest import errors
-from ftd.core.errors import invalid
+from ftd.core.errors import FtdError, Kind, invalid
 
 HEAD_S = 15.0
+REFUSAL_S = 1.0  # that a client beyond the bound gets to read why
+REFUSED_AT_ONCE = 64  # that get it; more are hung up on
 
 
 class BoundedProtocol(H11Protocol):
@@ -19,13 +23,21 @@ class BoundedProtocol(H11Protocol):
     timeout_keep_alive.
     """
 
+    most_connections = 1024
+
     _deadline: asyncio.TimerHandle | None = None
+    _refused = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._arm()
+        if len(self.connections) > self.most_connections:
+            self._refuse()
+        else:
+            self._arm()
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:
             self._arm()
@@ -45,15 +57,35 @@ class BoundedProtocol(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()  # an answer is under way; it breaks off
             return
-        answer = errors.response(invalid(msg))
+        self._say(invalid(msg))
+        self.transport.close()
+
+    def _refuse(self) -> None:
+        """Say that there are too many, and hang up once the client has read it.
+
+        To hang up at once would be a reset where its request is under way, in which most clients
+        lose the answer.
+        """
+        self._refused = True
+        if len(self.connections) > self.most_connections + REFUSED_AT_ONCE:
+            self.transport.abort()
+            return
+        self._say(FtdError(Kind.UNAVAILABLE, "ftd has as many connections as it may; try later."))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._deadline = self.loop.call_later(REFUSAL_S, self.transport.abort)
+
+    def _say(self, error: FtdError) -> None:
+        """An answer to no request in particular."""
+        answer = errors.response(error)
         headers = [*answer.raw_headers, (b"connection", b"close")]
+        reason = HTTPStatus(answer.status_code).phrase.encode()
         for event in (
-            h11.Response(status_code=answer.status_code, headers=headers, reason=b"Bad Request"),
+            h11.Response(status_code=answer.status_code, headers=headers, reason=reason),
             h11.Data(data=bytes(answer.body)),
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
 
     def _arm(self) -> None:
         if self._deadline is None:

@@ -17,12 +17,14 @@ from ftd.core.file import RESULTS, File, FileStatus
 from ftd.core.job import FINAL, Checkpoint, Event, Job, State, Want
 from ftd.core.models import tuned_name
 from ftd.service.jobs import CreateJob, MetadataFilter
-from ftd.service.keys import Actor, Keys
+from ftd.service.keys import Actor
 from ftd.service.page import Page, clamp, cut
 from tests.api.grpc.fake_chat import FakeChat
+from tests.api.grpc.fake_keys import KEY, FakeKeys
 from tests.api.grpc.fake_models import BASE, FakeModels
 
-KEY = "test-key-of-sufficient-length"
+__all__ = ["KEY"]
+
 TICK_S = 0.01
 
 
@@ -345,7 +347,7 @@ class FakeNode:
 
 class FakeDoor:
     def __init__(self, home: Path) -> None:
-        self.keys = Keys(KEY)
+        self.keys = FakeKeys()
         self.files = FakeFiles()
         self.models = FakeModels()
         self.models.put(BASE)

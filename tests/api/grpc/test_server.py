@@ -74,7 +74,8 @@ async def test_a_taken_port_is_a_conflict_and_leaves_nothing_bound(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "address", ["0.0.0.0:8421", "192.168.1.5:1", "example.org:80", "[::]:1", "127.0.0.1", "::1"]
+    "address",
+    ["0.0.0.0:8421", "192.168.1.5:1", "example.org:80", "[::]:1", "127.0.0.1", "::1", ":1"],
 )
 async def test_only_loopback_is_served_in_clear(tmp_path: Path, address: str) -> None:
     with pytest.raises(FtdError, match=r"loopback|HOST:PORT"):

@@ -16,6 +16,7 @@ from tests.api.rest.face import BASE, KEY, Face, serving
 def settings(tmp_path: Path) -> config.Settings:
     return config.load(
         home=tmp_path / "home",
+        hosts=("ftd",),
         aliases={"gpt-4o-mini": BASE},
         limits=config.Limits(upload_bytes=4 * 2**20, body_bytes=64 * 1024),
     )

@@ -17,6 +17,7 @@ from ftd.bell import Bell
 from ftd.core.file import RESULTS, File, FileStatus
 from ftd.core.ids import Ids
 from ftd.core.models import Model, ModelKind
+from ftd.host import certificates
 from ftd.host.home import Home
 from ftd.host.space import Space
 from ftd.launch.local import LocalLauncher
@@ -63,7 +64,8 @@ class Face:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.port}"
+        scheme = "http" if self.door.settings.tls.certificate is None else "https"
+        return f"{scheme}://127.0.0.1:{self.server.port}"
 
     def http(self, **options: Any) -> httpx2.AsyncClient:
         headers = {"Authorization": f"Bearer {KEY}"}
@@ -128,7 +130,7 @@ async def serving(settings: config.Settings) -> AsyncIterator[Face]:
             store=store, home=home, limits=settings.limits, metrics=metrics, space=space
         )
         door = Door(
-            keys=Keys(KEY),
+            keys=Keys(store, KEY),
             files=Files(rooms),
             jobs=Jobs(store, settings, LocalLauncher(home.root), bell, space),
             models=Models(store, home, settings),
@@ -138,7 +140,8 @@ async def serving(settings: config.Settings) -> AsyncIterator[Face]:
         )
         stack.push_async_callback(door.files.close)
         observed: list[tuple[str, str, int, float]] = []
-        server = await serve(door, "127.0.0.1", 0, lambda *seen: observed.append(seen))
+        identity = certificates.read(settings.tls)
+        server = await serve(door, "127.0.0.1", 0, lambda *seen: observed.append(seen), identity)
         stack.push_async_callback(server.stop)
         face = Face(door, store, home, server, pool, handoff, space, observed)
         await face.put_model(BASE, ModelKind.BASE)

@@ -4,15 +4,17 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.types import Message
 
 from ftd import config
-from ftd.api.rest import files, jobs, models, node
+from ftd.api.rest import chat, completions, files, jobs, models, node
 from ftd.api.rest.app import create_app
+from ftd.api.rest.auth import Caller, check_rules
 from tests.api.rest.face import KEY, Face, serving
 
-ROUTERS = (files.router, jobs.router, models.router, node.router)
+ROUTERS = [module.router for module in (chat, completions, files, jobs, models, node)]
 ROUTES = sorted(
     (method, route.path)
     for router in ROUTERS
@@ -49,6 +51,36 @@ def told_nothing(answer: httpx2.Response) -> None:
     expected = "Incorrect API key provided" if error["code"] else "You didn't provide an API key"
     assert error["message"].startswith(expected)
     assert KEY not in answer.text
+
+
+def test_a_route_without_a_rule_is_no_start() -> None:
+    routers = [module.router for module in (chat, completions, files, jobs, models, node)]
+    check_rules(routers)
+    forgotten = APIRouter()
+    forgotten.add_api_route("/v1/secrets", lambda: None)
+    with pytest.raises(AssertionError, match="GET /v1/secrets"):
+        check_rules([*routers, forgotten])
+    with pytest.raises(AssertionError, match="rules without a route"):
+        check_rules(routers[1:])
+
+
+async def test_what_is_reached_past_the_rules_acts_for_nobody(face: Face) -> None:
+    """Should a route ever be found where no rule was: it has no actor to act for."""
+    app = create_app(face.door, lambda *_: None)
+    app.add_api_route("/v1/secrets", _tell)
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with httpx2.AsyncClient(
+        transport=transport, base_url="http://localhost", headers=headers
+    ) as http:
+        assert (await http.get("/v1/models")).status_code == 200
+        answer = await http.get("/v1/secrets")
+    assert answer.status_code == 500
+    assert "default" not in answer.text
+
+
+async def _tell(caller: Caller) -> str:
+    return caller.project
 
 
 async def test_the_scheme_is_written_as_one_likes(face: Face) -> None:
@@ -95,7 +127,9 @@ async def metrics_asked_from(face: Face, peer: str | None) -> int:
 
     scope = {
         "type": "http", "method": "GET", "path": "/metrics", "query_string": b"",
-        "headers": [(b"x-forwarded-for", b"127.0.0.1")], "client": peer and (peer, 9),
+        "raw_path": b"/metrics",
+        "headers": [(b"host", b"localhost"), (b"x-forwarded-for", b"127.0.0.1")],
+        "client": peer and (peer, 9),
         "http_version": "1.1", "scheme": "http", "root_path": "", "server": ("ftd", 80),
     }  # fmt: skip
     await create_app(face.door, lambda *_: None)(scope, receive, send)

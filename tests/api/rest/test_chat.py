@@ -237,7 +237,7 @@ WRONG: list[tuple[dict[str, Any], str, str | None, str]] = [
     ({"n": 1.5}, "n", "invalid_type", "an integer"),
     ({"seed": 2**63}, "seed", "integer_above_max_value", "seed"),
     ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "array_above_max_length", "maximum length 4"),
-    ({"stop": [1] * 100_000}, "stop", "invalid_type", "strings"),
+    ({"stop": [1] * 90_000}, "stop", "invalid_type", "strings"),
     ({"stop": {"a": 1}}, "stop", "invalid_type", "a string or an array"),
     ({"logit_bias": {"cat": 1}}, "logit_bias", "invalid_value", "token's id"),
     ({"logit_bias": {"5": "much"}}, "logit_bias", "invalid_type", "a number"),

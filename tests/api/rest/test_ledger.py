@@ -57,7 +57,7 @@ async def test_the_log_has_no_queries_and_no_keys(
 async def test_a_body_that_stalls_is_given_up(
     face: Face, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(ledger, "BODY_IDLE_S", 0.05)
+    monkeypatch.setattr(ledger, "BODY_WINDOW_S", 0.05)
     monkeypatch.setattr(ledger, "LINGER_S", 0.05)
     answer = await face.raw(
         f"POST {path} HTTP/1.1\r\nHost: ftd\r\nAuthorization: Bearer {KEY}\r\n"
@@ -65,7 +65,7 @@ async def test_a_body_that_stalls_is_given_up(
         "--mark\r\n".encode()
     )
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"No byte of the request came for 0.05 seconds." in answer
+    assert b"too slowly: 8 bytes in 0.05 seconds" in answer
     assert b"connection: close" in answer
     assert face.incoming() == []
 

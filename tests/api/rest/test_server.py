@@ -25,10 +25,16 @@ async def test_a_taken_port_is_said_so(face: Face) -> None:
     assert caught.value.kind is Kind.UNAVAILABLE
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
-async def test_an_address_that_is_not_ours(face: Face, host: str) -> None:
+async def test_an_address_that_does_not_exist(face: Face) -> None:
     with pytest.raises(FtdError, match="The REST face cannot listen on"):
+        await serve(face.door, "no such host", 0, nothing)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+async def test_only_loopback_is_served_in_clear(face: Face, host: str) -> None:
+    with pytest.raises(FtdError, match=r"in clear.*\[tls\]") as caught:
         await serve(face.door, host, 0, nothing)
+    assert caught.value.kind is Kind.INVALID
 
 
 async def test_the_port_is_free_again_at_once(settings: config.Settings) -> None:
@@ -76,7 +82,7 @@ async def test_an_address_of_the_other_family(face: Face) -> None:
     except FtdError:
         pytest.skip("no IPv6 loopback here")
     reader, writer = await asyncio.open_connection("::1", server.port)
-    writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+    writer.write(b"GET /metrics HTTP/1.0\r\nHost: [::1]\r\n\r\n")
     assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
     writer.close()
     await server.stop()
