@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard proto/ftd/v1/*.proto)
 
-.PHONY: install demo test lint format bench-install bench bench-upload chaos clean
+.PHONY: install demo test lint format bench-install bench bench-upload chaos advisories clean
 
 install: $(STAMP)
 
@@ -62,6 +62,10 @@ chaos: install
 	$(BIN)/python -m bench.chaos --cycles 1000
 	$(BIN)/python -m bench.chaos --sweep
 	$(BIN)/python -m bench.chaos --real 5
+
+# What is installed against what is published: FILE is OSV's export, a folder or a file of advisories.
+advisories: install
+	$(BIN)/python -m bench.advisories $(FILE)
 
 clean:
 	rm -rf $(VENV) $(BENCH) ftd/v1 .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

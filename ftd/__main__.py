@@ -1,6 +1,7 @@
 """The `ftd` command: serve, check, backup, restore, demo."""
 
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -59,6 +60,8 @@ def serve(
 
     settings = load(config, home=home, rest=rest, grpc=tuple(grpc) if grpc else None)
     logs.set_up(settings.log_level)
+    # A core would hold keys and what was asked; who is started by us leaves none either.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     run(settings)
 
 

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 from pydantic import BaseModel
 
@@ -33,10 +34,13 @@ def test_every_configuration_key_is_in_the_table() -> None:
     assert listed == keys(Settings)
 
 
-def test_every_promise_names_tests_that_are_there() -> None:
-    rows = re.findall(r"^\| (P\d+) \|.*\|.*\|$", README, flags=re.MULTILINE)
-    assert rows == [f"P{number}" for number in range(1, 12)]
-    for row in re.findall(r"^\| P\d+ \|.*\|$", README, flags=re.MULTILINE):
+@pytest.mark.parametrize(("letter", "count"), [("P", 11), ("S", 11)])
+def test_every_promise_names_tests_that_are_there(letter: str, count: int) -> None:
+    rows = re.findall(rf"^\| {letter}\d+ \|.*\|.*\|$", README, flags=re.MULTILINE)
+    assert [row.split(" ")[1] for row in rows] == [
+        f"{letter}{number}" for number in range(1, count + 1)
+    ]
+    for row in rows:
         tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
         assert tests, row
         for file, test in tests:

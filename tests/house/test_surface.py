@@ -6,7 +6,7 @@ from prometheus_client import Metric
 import ftctl.cli
 import ftd.__main__
 from ftd.metrics import Metrics
-from ftd.v1 import chat_pb2, files_pb2, jobs_pb2, models_pb2, node_pb2
+from ftd.v1 import chat_pb2, files_pb2, jobs_pb2, keys_pb2, models_pb2, node_pb2
 
 RPCS = {
     "Files": {"UploadFile", "ListFiles", "GetFile", "DeleteFile", "GetFileContent"},
@@ -15,6 +15,7 @@ RPCS = {
         "WatchEvents", "GetLogs", "PauseJob", "ResumeJob",
     },
     "Chat": {"Complete"},
+    "Keys": {"CreateKey", "ListKeys", "RevokeKey"},
     "Models": {"AddModel", "ListModels", "GetModel", "DeleteModel", "ExportModel"},
     "Node": {"ListDevices"},
 }  # fmt: skip
@@ -23,6 +24,7 @@ FTD = {"serve", "check", "backup", "restore", "demo"}
 FTCTL = {
     "submit", "list", "show", "events", "watch", "wait", "logs", "cancel", "checkpoints", "results",
     "files", "models", "devices", "chat", "compare", "pause", "resume",
+    "keys",
 }  # fmt: skip
 
 METRICS = {
@@ -49,7 +51,7 @@ METRICS = {
 def test_rpcs() -> None:
     services = {
         service.name: {method.name for method in service.methods}
-        for module in (chat_pb2, files_pb2, jobs_pb2, models_pb2, node_pb2)
+        for module in (chat_pb2, files_pb2, jobs_pb2, keys_pb2, models_pb2, node_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
     }
     assert services == RPCS

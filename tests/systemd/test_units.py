@@ -40,7 +40,7 @@ def test_every_key_that_is_set_has_its_default() -> None:
     fixed = {
         path: field.get_default()
         for path, field in _fields(Settings)
-        if field.default_factory is None
+        if field.default_factory is None and field.get_default() is not None
     }
     del fixed["aliases"], fixed["models"]
     assert {key: _plain(value) for key, value in fixed.items()} == {
@@ -76,17 +76,48 @@ def test_the_scrape_finds_the_default_address() -> None:
     assert scrape["static_configs"] == [{"targets": [config.load().rest]}]
 
 
-def test_the_service_verifies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("alone", [False, True], ids=["as it is", "with ftd-local.conf"])
+def test_the_service_verifies(alone: bool, tmp_path: Path) -> None:
     analyze = _tool("systemd-analyze")
     unit = (FOLDER / "ftd.service").read_text()
     command = "/opt/ftd/.venv/bin/ftd"
     assert f"ExecStart={command} serve --config /etc/ftd/ftd.toml\n" in unit
     here = tmp_path / "ftd.service"
-    here.write_text(unit.replace(command, sys.executable))  # verify wants a command that is there
+    # verify wants a command that is there
+    here.write_text(unit.replace(command, sys.executable) + (_local() if alone else ""))
     done = subprocess.run([analyze, "verify", here], capture_output=True, text=True, timeout=60)
     said = (done.stdout + done.stderr).splitlines()  # of the host's other units too
     assert [line for line in said if "ftd.service" in line] == []
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("alone", "tenths"), [(False, 20), (True, 19)], ids=["as it is", "with ftd-local.conf"]
+)
+def test_the_service_exposes_little(alone: bool, tenths: int, tmp_path: Path) -> None:
+    here = tmp_path / "ftd.service"
+    here.write_text((FOLDER / "ftd.service").read_text() + (_local() if alone else ""))
+    command = [_tool("systemd-analyze"), "security", "--offline=true", "--no-pager"]
+    done = subprocess.run(
+        [*command, f"--threshold={tenths}", here], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+
+
+def test_the_filter_refuses_no_call_that_a_worker_makes() -> None:
+    lines = (FOLDER / "ftd.service").read_text().splitlines()
+    filters = [line for line in lines if line.startswith("SystemCallFilter=")]
+    assert all(line.startswith("SystemCallFilter=~@") for line in filters), "lists of refusals"
+    sets = [name for line in filters for name in line.removeprefix("SystemCallFilter=~").split()]
+    refused = _calls(sets)
+    assert {"mount", "ptrace", "bpf", "setuid", "clock_settime"} <= refused
+    needed = {
+        "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp",
+        "prctl", "prlimit64", "fork", "vfork", "clone", "clone3", "execve", "kill", "flock",
+        "renameat2", "linkat", "copy_file_range", "ioctl", "mmap", "mprotect", "mlock",
+        "sched_getaffinity", "get_mempolicy", "memfd_create", "fallocate", "chmod", "fchmod",
+    }  # fmt: skip
+    assert not needed & refused
 
 
 def test_the_service_leaves_jobs_and_gpus_alone() -> None:
@@ -97,6 +128,10 @@ def test_the_service_leaves_jobs_and_gpus_alone() -> None:
     assert int(directives["OOMScoreAdjust"]) < 0
     assert directives["RuntimeDirectoryPreserve"] == "yes"
     assert directives["RemoveIPC"] == "no"
+    assert directives["Delegate"] == "yes"
+    assert directives["LimitCORE"] == "0"
+    assert float(directives["WatchdogSec"]) >= 10, "the loop that feeds it turns once a second"
+    assert "PrivateUsers" not in directives, "/proc would hide trainers of the start before"
     assert float(directives["TimeoutStopSec"]) > 5
     hides_gpus = {
         "PrivateDevices",
@@ -123,6 +158,21 @@ def test_the_user_and_the_lock_directory_are_made(tmp_path: Path) -> None:
     assert (name, home, shell) == ("ftd", "/var/lib/ftd", "/usr/sbin/nologin")
     made = (root / "run/lock/ftd").stat()
     assert (made.st_uid, made.st_gid, made.st_mode & 0o7777) == (0, int(gid), 0o2770)
+
+
+def _local() -> str:
+    """The drop-in as more lines of the unit: a section may be opened twice."""
+    return "\n" + (FOLDER / "ftd-local.conf").read_text()
+
+
+def _calls(sets: list[str]) -> set[str]:
+    """The system calls of these sets, and of the sets in them."""
+    listed = [_tool("systemd-analyze"), "--no-pager", "syscall-filter", *sets]
+    done = subprocess.run(listed, check=True, capture_output=True, text=True, timeout=60)
+    words = {line.strip() for line in done.stdout.splitlines() if line.startswith("    ")}
+    inner = sorted(word for word in words if word.startswith("@") and word not in sets)
+    calls = {word for word in words if not word.startswith(("#", "@"))}
+    return calls | (_calls(inner) if inner else set())
 
 
 def _tool(name: str) -> str:
