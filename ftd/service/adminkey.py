@@ -6,6 +6,7 @@ from pathlib import Path
 from ftd.core import keys
 from ftd.core.errors import FtdError, Kind
 from ftd.core.ids import ALPHABET, Choice
+from ftd.host import blobs
 
 LEAST = 16  # characters
 
@@ -44,13 +45,5 @@ def _make(path: Path, draft: Path, choice: Choice) -> str:
         path.hardlink_to(draft)  # in contrast to a rename it replaces nothing
     finally:
         draft.unlink(missing_ok=True)
-    _sync(path.parent)
+    blobs.sync(path.parent)
     return admin
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -75,17 +75,17 @@ class _Surround(grpc.aio.ServerInterceptor):
 
         async def one(request: Any, context: Any) -> Any:
             async with self.around(details, context):
-                return await _behaviour(handler)(request, context)
+                return await behaviour(handler)(request, context)
 
         async def many(request: Any, context: Any) -> AsyncIterator[Any]:
             async with (
                 self.around(details, context),
-                aclosing(_behaviour(handler)(request, context)) as messages,
+                aclosing(behaviour(handler)(request, context)) as messages,
             ):
                 async for message in messages:
                     yield message
 
-        make = _MAKERS[handler.request_streaming, handler.response_streaming]
+        make = MAKERS[handler.request_streaming, handler.response_streaming]
         surrounded: _Handler = make(
             many if handler.response_streaming else one,
             request_deserializer=handler.request_deserializer,
@@ -193,13 +193,15 @@ def _split(method: str) -> tuple[str, str]:
     return service, name
 
 
-def _behaviour(handler: "_Handler") -> Any:
+def behaviour(handler: "_Handler") -> Any:
+    """What answers a call: it takes the request, or the stream of them, and the context."""
     return (
         handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     )
 
 
-_MAKERS: dict[tuple[bool, bool], Callable[..., Any]] = {
+# (whether requests stream, whether responses do): what makes a handler of that arity.
+MAKERS: dict[tuple[bool, bool], Callable[..., Any]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
     (False, True): grpc.unary_stream_rpc_method_handler,
     (True, False): grpc.stream_unary_rpc_method_handler,

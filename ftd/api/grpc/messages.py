@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from ftd.api.grpc.interceptors import is_open
+from ftd.api.grpc.interceptors import MAKERS, behaviour, is_open
 from ftd.core.errors import invalid
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -42,25 +42,13 @@ def _guarded(handler: "_Handler") -> "_Handler":
     """The handler, of the same arity, with its messages looked at."""
     deserialize = handler.request_deserializer
     assert deserialize is not None, "whose messages are bytes as they came has nothing to guard"
-    codecs: dict[str, Any] = {
-        "request_deserializer": _tolerant(deserialize),
-        "response_serializer": handler.response_serializer,
-    }
-    unary: Any = handler.unary_unary
-    stream: Any = handler.unary_stream
-    taken: Any = handler.stream_unary
-    both: Any = handler.stream_stream
-    guarded: _Handler
-    if unary is not None:
-        guarded = grpc.unary_unary_rpc_method_handler(lambda m, c: unary(_message(m), c), **codecs)
-    elif stream is not None:
-        guarded = grpc.unary_stream_rpc_method_handler(
-            lambda m, c: stream(_message(m), c), **codecs
-        )
-    elif taken is not None:
-        guarded = grpc.stream_unary_rpc_method_handler(lambda m, c: taken(_each(m), c), **codecs)
-    else:
-        guarded = grpc.stream_stream_rpc_method_handler(lambda m, c: both(_each(m), c), **codecs)
+    answer = behaviour(handler)
+    look: Callable[[Any], Any] = _each if handler.request_streaming else _message
+    guarded: _Handler = MAKERS[handler.request_streaming, handler.response_streaming](
+        lambda request, context: answer(look(request), context),
+        request_deserializer=_tolerant(deserialize),
+        response_serializer=handler.response_serializer,
+    )
     return guarded
 
 

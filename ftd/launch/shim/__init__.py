@@ -1,13 +1,14 @@
 """The parent of one worker: it keeps the locks, the facts and the exit, whatever the daemon does.
 
-    main.py     the program: one loop over pipes, connections and signals
-    worker.py   the child, its output, and what it leaves behind
-    spool.py    its facts, on the disk
-    locks.py    the kernel locks of its job and devices
-    record.py   files that must be whole: assigned.json, exit.json
-    memory.py   whether the kernel killed for want of memory
-    bounds.py   how much memory and how many processes the worker may take
-    sandbox.py  what the worker may do: its grants, applied by landlock.py and seccomp.py
+    main.py       the program: one loop over pipes, connections and signals
+    worker.py     the child, its output, and what it leaves behind
+    spool.py      its facts, on the disk
+    locks.py      the kernel locks of its job and devices
+    record.py     files that must be whole: assigned.json, exit.json
+    memory.py     whether the kernel killed for want of memory
+    processes.py  who started whom
+    bounds.py     how much memory and how many processes the worker may take
+    sandbox.py    what the worker may do: its grants, applied by landlock.py and seccomp.py
 
 A program of its own that imports the standard library and these files alone, all at its start, so
 that an upgrade cannot change it while it runs. It goes through three states:

@@ -11,6 +11,7 @@ import os
 from typing import NamedTuple
 
 from . import memory
+from .processes import children
 
 LOOK_S = 1.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -70,16 +71,10 @@ def excess(bounds: Bounds) -> str | None:
 
 def descendants() -> list[int]:
     """The processes below this one: orphans too, for it is their parent then."""
-    children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{entry}/stat", "rb") as file:
-                # pid (name) state parent ...; the name may hold anything.
-                parent = int(file.read().rpartition(b")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry))
-    found = list(children.get(os.getpid(), []))
+    below = children()
+    found = list(below.get(os.getpid(), []))
     for pid in found:  # it grows meanwhile
-        found += children.get(pid, [])
+        found += below.get(pid, [])
     return found
 
 

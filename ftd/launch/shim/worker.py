@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from . import memory
 from .bounds import LOOK_S, Bounds, enclose, enter, excess
+from .processes import children
 from .record import note
 from .sandbox import Grants, confine
 
@@ -181,11 +182,6 @@ def offer(pid: int) -> None:
 
 def kill_children() -> None:
     """Kill what the worker left: a subreaper becomes the parent of every orphan below it."""
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        with contextlib.suppress(OSError), open(f"/proc/{entry}/stat", "rb") as file:
-            # pid (name) state parent ...; the name may hold anything.
-            parent = int(file.read().rpartition(b")")[2].split()[1])
-            if parent == os.getpid():
-                os.kill(int(entry), signal.SIGKILL)
+    for pid in children().get(os.getpid(), []):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
