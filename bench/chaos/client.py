@@ -188,7 +188,7 @@ class Client:
         if answer.status == HTTPStatus.NOT_FOUND and wish != "cancel":
             self.pauses = False
         elif answer.good:
-            job.wish = "run" if wish == "resume" else wish
+            job.grant("run" if wish == "resume" else wish)
             self.ledger.note("granted", wish=wish, id=job.id)
             see(job, answer.body["status"])
         elif answer.status != HTTPStatus.BAD_REQUEST:

@@ -83,7 +83,7 @@ def damage(nemesis: Nemesis, harm: Harm) -> bool:
     if not jobs:
         return False
     job = nemesis.chance.choice(jobs)
-    _bring_down(nemesis, job)
+    bring_down(nemesis, job)
     points = [point for point in _points(world) if point.job == job]
     if not points or points[-1].step != _told(world, job):
         return False  # it was over, or the daemon did not hear all of it
@@ -141,7 +141,7 @@ def _told(world: World, job: str) -> int:
     return max((witness.told_of(world, run.name) for run in runs), default=0)
 
 
-def _bring_down(nemesis: Nemesis, job: str) -> None:
+def bring_down(nemesis: Nemesis, job: str) -> None:
     """End the job's trainer, after all that it said was heard, and the daemon before it."""
     world = nemesis.world
 
@@ -159,6 +159,8 @@ def _bring_down(nemesis: Nemesis, job: str) -> None:
         if not process.shim or whole:
             nemesis.shims_killed = nemesis.shims_killed or process.shim
             nemesis.signal(process, signal.SIGKILL)
+        else:
+            nemesis.signal(process, signal.SIGCONT)  # a frozen one would never note that end
     until(lambda: not living(), "the trainer has ended")
 
 

@@ -32,7 +32,11 @@ class Submission:
     states: list[str] = field(default_factory=list)  # as seen, each once in a row
     events: list[tuple[str, Any]] = field(default_factory=list)  # id and all the rest, oldest first
     wish: str = "run"  # the last one that was answered
+    wishes: int = 0  # how many were
     wish_in_doubt: bool = False  # another was not answered, and may be obeyed at any time
+
+    def grant(self, wish: str) -> None:
+        self.wish, self.wishes = wish, self.wishes + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,8 @@ class Ledger:
             gone = upload.gone or (upload.deleting and not was.deleting)
             _become(upload, replace(was, gone=gone))
         for submission, did in memory.submissions:
-            _become(submission, did)
+            later = submission.wishes > did.wishes  # no row knows of them, but a run may
+            _become(submission, replace(did, wish_in_doubt=did.wish_in_doubt or later))
         self.uploads = [upload for upload, _ in memory.uploads]
         self.submissions = [submission for submission, _ in memory.submissions]
         self.note("went back", uploads=len(self.uploads), submissions=len(self.submissions))

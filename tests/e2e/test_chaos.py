@@ -1,5 +1,6 @@
 """The campaign in short, and proof that its checker sees what it is there to see."""
 
+import itertools
 import json
 import random
 import sqlite3
@@ -9,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from bench.chaos import checker, client, lane, scrape, witness
+from bench.chaos import checker, client, disk, lane, scrape, witness
 from bench.chaos.__main__ import as_json, campaign
 from bench.chaos.__main__ import faults as told_of
 from bench.chaos.client import Client
 from bench.chaos.faults import FAULTS
-from bench.chaos.holds import Violation
+from bench.chaos.holds import Violation, until
 from bench.chaos.lane import Tally
 from bench.chaos.ledger import Ledger, Submission, Upload
+from bench.chaos.nemesis import Nemesis
 from bench.chaos.trainer import Course
-from bench.chaos.world import World
+from bench.chaos.world import Process, World
 
 CYCLES, HOMES, SEED = 6, 2, 2026
 MOST = 12  # cycles until a fault has met somebody; two in three do
@@ -63,6 +65,38 @@ def test_what_lies_on_the_disk_is_harmed(name: str, tmp_path: Path) -> None:
     assert tally.passed_over > 0 or name != "checkpoint damaged"
 
 
+def test_a_frozen_shim_holds_no_fault_up(tmp_path: Path) -> None:
+    """It cannot note that its trainer was killed before it goes on."""
+    world = World(tmp_path / "world", gpus=0, small=False, warm=False).found()
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    try:
+        world.ready()
+        nemesis = Nemesis(world, Client(world, ledger, random.Random(SEED), "one"), whole(False))
+        nemesis.client.upload()
+        nemesis.client.submit()
+
+        def begun() -> Process | None:
+            trainers = [one for one in world.processes() if not one.shim]
+            return next((one for one in trainers if nemesis.assigned(one)), None)
+
+        trainer = until(begun, "the job begins", world.log)
+        assert trainer is not None
+        world.freeze(trainer.parent)
+        job = nemesis.client.mine[0].id
+        assert job is not None
+        disk.bring_down(nemesis, job)
+        assert not [one for one in world.processes() if one.pid in (trainer.pid, trainer.parent)]
+    finally:
+        ledger.close()
+        world.raze()
+
+
+def whole(answer: bool) -> random.Random:
+    """Chance that lets a shim die with its trainer, or lets it live."""
+    seeds = (seed for seed in itertools.count() if (random.Random(seed).random() < 0.5) is answer)
+    return random.Random(next(seeds))
+
+
 def test_a_fault_that_met_nobody_is_told() -> None:
     tally = Tally()
     tally.tried.update(fault.name for fault in FAULTS)
@@ -102,6 +136,24 @@ def test_a_ledger_goes_back_with_its_database(tmp_path: Path) -> None:
     assert deleted.gone
     assert not deleted.deleted
     ledger.close()
+
+
+def test_a_wish_that_a_run_may_know_of_is_in_doubt(tmp_path: Path) -> None:
+    """A later run of a paused job says that somebody resumed it, though no row does any more."""
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    asked, left = (
+        Submission(name, "file-1", flood=False, id=f"ftjob-{name}", states=["paused"], wish="pause")
+        for name in ("asked", "left")
+    )
+    ledger.submissions += [asked, left]
+    memory = ledger.recall()
+    for wish in ("run", "pause"):
+        asked.grant(wish)
+    ledger.go_back(memory)
+    ledger.close()
+    client.see(asked, "running")
+    with pytest.raises(Violation, match="stays paused"):
+        client.see(left, "running")
 
 
 class Peace:
