@@ -253,6 +253,25 @@ def test_what_is_missing_or_damaged_is_told(
     make_again(tmp_path / "backup", Home(tmp_path / "again"))  # with what there is
 
 
+def test_what_was_deleted_and_nobody_needs_is_missed_by_nobody(
+    lived: Lived, tmp_path: Path
+) -> None:
+    """Its bytes may have gone when an older database is put back, whose row still awaits that."""
+    for name in ("file-gone", "file-needed"):
+        lived.file(name, name.encode())
+        lived.home.file(name).unlink()
+    for name in ("gone", "needed"):
+        lived.model(name, "base", f"models/{name}")
+        shutil.rmtree(lived.home.models / name)
+    lived.job("asks", "paused", "file-needed")
+    lived.db.execute("UPDATE jobs SET base = 'needed' WHERE id = 'asks'")
+    for table, column in (("files", "id"), ("models", "name")):
+        lived.db.execute(f"UPDATE {table} SET deleted_at = 1 WHERE {column} GLOB '*gone'")
+        lived.db.execute(f"UPDATE {table} SET deleted_at = 1 WHERE {column} GLOB '*needed'")
+    manifest = back_up(lived.home, tmp_path / "backup")
+    assert manifest.faults == ("files/file-needed is missing", "models/needed is missing")
+
+
 def test_a_backup_takes_nobodys_place(lived: Lived, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(FtdError, match="there already"):

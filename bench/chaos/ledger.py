@@ -77,7 +77,7 @@ class Ledger:
         then = {id(upload) for upload, _ in memory.uploads}
         lost = [upload for upload in self.uploads if id(upload) not in then and upload.id]
         for upload, was in memory.uploads:
-            gone = upload.gone or (upload.deleting and not was.deleting)
+            gone = upload.gone or upload.deleting  # a job that held its bytes may have ended
             _become(upload, replace(was, gone=gone))
         for submission, did in memory.submissions:
             later = submission.wishes > did.wishes  # no row knows of them, but a run may

@@ -12,7 +12,7 @@ from ftd.store.schema import version_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """Whose bytes should be there, hidden or not.
+    """Whose bytes should be there: of what is not deleted, and of what an open job still needs.
 
     `files` are ids, with the sha256 of their bytes. `models` are paths relative to the home, with
     the hash of their tree, or None of those that are a part of a checkpoint. `checkpoints` are
@@ -63,14 +63,26 @@ def prove(path: Path) -> None:
         raise _told(error, path) from error
 
 
+# Of what is deleted, that which an open job still needs.
+_NEEDED = (
+    "EXISTS (SELECT 1 FROM jobs WHERE {names} AND (finished_at IS NULL OR EXISTS "
+    "(SELECT 1 FROM attempts WHERE attempts.job = jobs.id AND ended_at IS NULL)))"
+)
+_FILE_NEEDED = _NEEDED.format(names="files.id IN (training_file, validation_file)")
+_MODEL_NEEDED = _NEEDED.format(names="models.name IN (jobs.model, jobs.base)")
+
+
 def _read(path: Path, *, alone: bool = False) -> Kept:
     connection = look(path, alone=alone)
     try:
         connection.execute("BEGIN")  # one view for the three
-        files = connection.execute("SELECT id, sha256 FROM files WHERE purged_at IS NULL")
+        files = connection.execute(
+            "SELECT id, sha256 FROM files "
+            f"WHERE purged_at IS NULL AND (deleted_at IS NULL OR {_FILE_NEEDED})"
+        )
         models = connection.execute(
             "SELECT path, CASE kind WHEN 'checkpoint' THEN NULL ELSE sha256 END AS sha256 "
-            "FROM models WHERE purged_at IS NULL"
+            f"FROM models WHERE purged_at IS NULL AND (deleted_at IS NULL OR {_MODEL_NEEDED})"
         )
         checkpoints = connection.execute(
             "SELECT path, sha256 FROM checkpoints "

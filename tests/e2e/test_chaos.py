@@ -116,9 +116,11 @@ def test_a_line_on_its_way_is_not_there_yet(tmp_path: Path) -> None:
 
 def test_a_ledger_goes_back_with_its_database(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    kept, deleted = (Upload(sha256=name, lines=[], id=name) for name in ("file-1", "file-2"))
+    names = ("file-1", "file-2", "file-0")
+    kept, deleted, held = (Upload(sha256=name, lines=[], id=name) for name in names)
     early = Submission("early", "file-1", flood=False, id="ftjob-1", states=["queued"])
-    ledger.uploads += [kept, deleted]
+    ledger.uploads += [kept, deleted, held]
+    held.deleting = held.deleted = True
     ledger.submissions.append(early)
     memory = ledger.recall()
     deleted.deleting = deleted.deleted = True
@@ -135,6 +137,7 @@ def test_a_ledger_goes_back_with_its_database(tmp_path: Path) -> None:
     assert ledger.files == [kept], "of the other the bytes may have gone"
     assert deleted.gone
     assert not deleted.deleted
+    assert held.gone, "the job that needed it may have ended"
     ledger.close()
 
 
