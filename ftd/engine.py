@@ -27,7 +27,7 @@ from ftd.core.schedule import (
     decide,
 )
 from ftd.runner.quarantine import Quarantine
-from ftd.runner.rests import Rests
+from ftd.runner.rests import Rests, wants
 from ftd.runner.runner import Rooms, Runner
 from ftd.runner.warm import Warm
 from ftd.store import attempts, jobs
@@ -39,6 +39,7 @@ TICK_S = 1.0
 EXPLAINED = 2000  # reasons in one change
 PAUSE_S = 0.02  # between looks, so that a burst of commits is one look
 REST = 9  # so many times as long as a look took, so that a long queue costs a tenth at most
+ODD_S = 5.0  # how long a job is left alone that could not be moved
 
 
 class Servers(Protocol):
@@ -89,6 +90,7 @@ class Engine:
     _lives: dict[int, _Life] = field(default_factory=dict)
     _rests: Rests = field(default_factory=Rests)
     _reasons: dict[str, str] = field(default_factory=dict)
+    _odd: dict[str, float] = field(default_factory=dict)  # job -> until when it is left alone
 
     async def run(self) -> None:
         """Look, decide and act, for ever."""
@@ -122,7 +124,7 @@ class Engine:
         try:
             for action in actions:
                 if not isinstance(action, Wait):
-                    await self._apply(action)
+                    await self._try(action)
         finally:  # whatever went wrong: people should read why the others wait
             await self._explain({a.job: a.reason for a in actions if isinstance(a, Wait)})
         if self.warm is not None:
@@ -138,6 +140,8 @@ class Engine:
         snapshot = await self.rooms.store.snapshot(self.devices)
         # Whoever has somebody to follow it and no attempt that lives was refused just now.
         resting = frozenset(life.runner.job for life in self._lives.values())
+        now = self.rooms.clock.monotonic()
+        self._odd = {job: until for job, until in self._odd.items() if now < until}
         withheld: Mapping[str, str] = {}
         if self.quarantine is not None:
             tenants = snapshot.holders.keys() | {server.device for server in servers}
@@ -145,7 +149,7 @@ class Engine:
         return replace(
             snapshot,
             withheld=withheld,
-            resting=resting,
+            resting=resting | self._odd.keys(),
             disk_full=self.rooms.space.full,
             servers=servers,
             wanted=wanted,
@@ -164,6 +168,18 @@ class Engine:
             fault = self._rests.fault(attempt.job)
             life = runner.run() if fault is None else runner.abandon(fault)
             self._live(attempt, runner, life)
+
+    async def _try(self, action: Action) -> None:
+        """One row that cannot be moved, by a mistake of ours, keeps no other job from its turn."""
+        if isinstance(action, Admit) and action.job in self._odd:
+            return
+        try:
+            await self._apply(action)
+        except Exception as error:
+            if not isinstance(action, Admit | Start) or wants(error):
+                raise
+            self._odd[action.job] = self.rooms.clock.monotonic() + ODD_S
+            _complain("job not moved", error, job=action.job, rest_s=f"{ODD_S:g}")
 
     async def _apply(self, action: Action) -> None:
         match action:

@@ -12,6 +12,7 @@ from ftd.core.device import Device
 from ftd.core.job import State
 from ftd.core.schedule import Server
 from ftd.engine import Engine
+from ftd.store.db import Transaction
 from ftd.store.servers import ServerRow
 from ftd.store.store import Store
 from tests.runner.test_runner import CPU, World, world
@@ -144,7 +145,7 @@ async def test_a_lease_that_the_pool_has_forgotten_is_not_overlent(
     running = asyncio.create_task(Engine(world.rooms, world.bell, (card,)).run())
     try:
         await world.submit(["steps", 1])
-        await until(world, lambda: "turn failed" in caplog.text)
+        await until(world, lambda: "job not moved" in caplog.text)
         assert (await world.job()).state is State.QUEUED
         assert await world.store.recover_servers() == (row,)
         await world.until(State.RUNNING)
@@ -193,6 +194,40 @@ async def test_a_long_queue_is_told_why_it_waits_though_something_fails(
             why = await world.until_waiting(f"ftjob-{number}")
             assert why in (f"cpu runs ftjob-0{place}", f"every device was just lent{place}")
         await until(world, lambda: "turn failed" in caplog.text)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "move"), [(State.QUEUED, State.RUNNING), (State.VALIDATING, State.QUEUED)]
+)
+async def test_a_row_that_cannot_be_moved_holds_nobody_up(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    state: State,
+    move: State,
+) -> None:
+    """It is tried again after a while, and until then it is ahead of nobody."""
+    monkeypatch.setattr(engine, "ODD_S", 3600.0)
+
+    def trap(tx: Transaction) -> None:
+        tx.execute("UPDATE jobs SET state = ? WHERE id = 'ftjob-odd'", (state,))
+        tx.execute(
+            f"CREATE TRIGGER trap BEFORE UPDATE ON jobs WHEN NEW.state = '{move}' "
+            "AND NEW.id = 'ftjob-odd' BEGIN SELECT RAISE(ABORT, 'an odd row'); END"
+        )
+
+    await world.submit(["done", 1], name="ftjob-odd")
+    await world.submit(["steps", 1], ["checkpoint", 1], ["done", 1], name="ftjob-good")
+    await world.store.db.write(trap, about=())
+    running = asyncio.create_task(Engine(world.rooms, world.bell, (CPU,)).run())
+    try:
+        await world.until(State.SUCCEEDED, "ftjob-good")
+        await until(world, lambda: "job not moved" in caplog.text)
+        assert (await world.job("ftjob-odd")).state is state
+        assert caplog.text.count("job not moved") == 1
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
