@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ftd.core import wire
+from ftd.core.errors import FtdError, Kind
 from ftd.core.file import RESULTS, File, FileStatus
 from ftd.core.job import CHECKPOINT_DAMAGED, Attempt, JobError
 from ftd.core.models import FULL, Model, ModelKind
@@ -53,32 +54,38 @@ async def publish(store: Store, home: Home, attempt: Attempt, done: wire.Done) -
     file_id = store.ids.file()
     await asyncio.to_thread(_publish_file, csv, home.file(file_id), home.incoming)
     now = store.clock.now()
-    succeeded = await store.succeed(
-        attempt,
-        model=Model(
-            name=job.minted,
-            project=job.project,
-            kind=ModelKind.TUNED,
-            base=job.base,
-            path=str(target.relative_to(home.root)),
-            sha256=published.sha256,
-            created_at=now,
-            job=job.id,
-            facts={"form": FULL if published.form == "model" else published.form},
-        ),
-        result=File(
-            seq=0,
-            id=file_id,
-            project=job.project,
-            purpose=RESULTS,
-            filename=FILENAME,
-            bytes=len(csv),
-            sha256=hashlib.sha256(csv).hexdigest(),
-            created_at=now,
-            status=FileStatus.PROCESSED,
-        ),
-        trained_tokens=done.trained_tokens,
+    model = Model(
+        name=job.minted,
+        project=job.project,
+        kind=ModelKind.TUNED,
+        base=job.base,
+        path=str(target.relative_to(home.root)),
+        sha256=published.sha256,
+        created_at=now,
+        job=job.id,
+        facts={"form": FULL if published.form == "model" else published.form},
     )
+    result = File(
+        seq=0,
+        id=file_id,
+        project=job.project,
+        purpose=RESULTS,
+        filename=FILENAME,
+        bytes=len(csv),
+        sha256=hashlib.sha256(csv).hexdigest(),
+        created_at=now,
+        status=FileStatus.PROCESSED,
+    )
+    try:
+        succeeded = await store.succeed(
+            attempt, model=model, result=result, trained_tokens=done.trained_tokens
+        )
+    except Exception as error:
+        # Settling again makes it again, under another id. Where the database has failed, nobody
+        # knows whether a row names it: the next start looks.
+        if not (isinstance(error, FtdError) and error.kind is Kind.UNAVAILABLE):
+            home.file(file_id).unlink()
+        raise
     if not succeeded:
         await asyncio.to_thread(shutil.rmtree, target)
         home.file(file_id).unlink()
@@ -120,5 +127,8 @@ def _csv(steps: Sequence[str]) -> bytes:
 
 def _publish_file(content: bytes, target: Path, incoming: Path) -> None:
     temporary = incoming / target.name
-    temporary.write_bytes(content)
-    blobs.publish(temporary, target)
+    try:
+        temporary.write_bytes(content)
+        blobs.publish(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -8,14 +8,17 @@ import pytest
 from ftd.core.job import State
 from ftd.host import blobs
 from ftd.runner.manifest import Damaged
-from ftd.runner.publish import _publish_model
+from ftd.runner.publish import _publish_file, _publish_model
 from ftd.store import checkpoints
 from ftd.store.checkpoints import ResumePoint
+from ftd.store.db import Transaction
+from tests.disks import fill, small_disk
 from tests.runner.test_manifest import published
 from tests.runner.test_resuming import runs, second_spec
 from tests.runner.test_runner import World, world
+from tests.test_engine import until
 
-__all__ = ["world"]
+__all__ = ["small_disk", "world"]
 
 
 async def endings(world: World) -> list[tuple[str, str | None]]:
@@ -68,6 +71,38 @@ async def test_a_checkpoint_that_is_damaged_is_never_listed(world: World) -> Non
     (runs(world)[1] / "out" / "open").touch()
     await world.until(State.SUCCEEDED)
     assert await endings(world) == [("lost", "checkpoint_damaged"), ("done", None)]
+
+
+async def test_results_that_no_row_could_name_are_not_left(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk is full when the rows are written: settling again makes them again."""
+
+    def trap(tx: Transaction) -> None:
+        tx.execute(
+            "CREATE TRIGGER trap BEFORE INSERT ON files WHEN NEW.purpose = 'fine-tune-results' "
+            "BEGIN SELECT RAISE(ABORT, 'no space'); END"
+        )
+
+    await world.store.db.write(trap, about=())
+    world.start()
+    await world.submit(["steps", 1], ["checkpoint", 1], ["done", 1])
+    await until(world, lambda: "runner failed" in caplog.text)
+    kept = [path.name for path in world.home.files.iterdir() if path.is_file()]
+    assert kept == ["file-ftjob-1"]
+    await world.store.db.write(lambda tx: tx.execute("DROP TRIGGER trap") and None, about=())
+    job = await world.until(State.SUCCEEDED)
+    kept = [path.name for path in world.home.files.iterdir() if path.is_file()]
+    assert set(kept) == {"file-ftjob-1", job.result_file}
+
+
+def test_half_a_file_is_not_left_on_a_full_disk(small_disk: Path) -> None:
+    incoming = small_disk / "incoming"
+    incoming.mkdir()
+    fill(small_disk, leave=4096)
+    with pytest.raises(OSError, match="No space"):
+        _publish_file(bytes(2**20), small_disk / "file-1", incoming)
+    assert list(incoming.iterdir()) == []
 
 
 def checkpoint(root: Path) -> tuple[Path, ResumePoint]:
