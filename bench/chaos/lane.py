@@ -204,7 +204,7 @@ def settle(world: World, client: Client) -> None:
             expect(asked, f"somebody paused {submission.id}", submission.states)
             client.wish(submission, "resume")
     until(resting, "every job ends", told)
-    until(lambda: _quiet(world), "no process, lease or lock is left", lambda: _noise(world))
+    until(lambda: _quiet(world), "no process, check, lease or lock is left", lambda: _noise(world))
 
 
 def adopt(world: World, client: Client) -> None:
@@ -225,17 +225,22 @@ def adopt(world: World, client: Client) -> None:
             submission.id = job["id"]
 
 
+_LIVE = "SELECT * FROM attempts WHERE ended_at IS NULL"
+_UNCHECKED = "SELECT id, status FROM files WHERE status = 'uploaded'"
+
+
 def _quiet(world: World) -> bool:
     with checker.rows(world) as db:
-        live = db.execute("SELECT count(*) FROM attempts WHERE ended_at IS NULL").fetchone()[0]
+        live = db.execute(_LIVE).fetchone()
+        unchecked = db.execute(_UNCHECKED).fetchone()
     shims = [process for process in world.processes() if process.shim]
-    return not live and len(shims) <= 1 and not checker.locked(world)
+    return not live and not unchecked and len(shims) <= 1 and not checker.locked(world)
 
 
 def _noise(world: World) -> str:
     with checker.rows(world) as db:
-        live = db.execute("SELECT * FROM attempts WHERE ended_at IS NULL").fetchall()
-    return f"{[dict(row) for row in live]} {world.processes()} {checker.locked(world)}"
+        rows = [*db.execute(_LIVE).fetchall(), *db.execute(_UNCHECKED).fetchall()]
+    return f"{[dict(row) for row in rows]} {world.processes()} {checker.locked(world)}"
 
 
 def _count(
