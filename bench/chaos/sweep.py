@@ -165,7 +165,8 @@ class Stage:
         else:
             self.world.raze()
 
-    # What is done on it. Whatever it is, it ends when the daemon is killed.
+    # What is done on it. Whatever it is, it ends when the daemon is killed; a client may find that
+    # it does not answer before it is seen to be no more.
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         until(lambda: condition() or not self.world.alive, what, self.world.log)
@@ -174,11 +175,11 @@ class Stage:
 
     def upload(self) -> None:
         self.client.upload()
-        self._until(lambda: True, "")
+        self._until(lambda: self.ledger.uploads[-1].id is not None, "the upload is answered")
 
     def submit(self) -> None:
         self.client.submit()
-        self._until(lambda: True, "")
+        self._until(lambda: self.client.mine[-1].id is not None, "the job is acknowledged")
 
     def see(self, *states: str) -> None:
         """Wait until the newest job is in one of these states, or over."""
@@ -192,8 +193,9 @@ class Stage:
         self.client.read_events(job)
 
     def wish(self, wish: str) -> None:
-        self.client.wish(self.client.mine[-1], wish)
-        self._until(lambda: True, "")
+        job = self.client.mine[-1]
+        self.client.wish(job, wish)
+        self._until(lambda: not job.wish_in_doubt, f"{wish} is answered")
 
     def train_in_parts(self) -> None:
         """Begin, pause, go on, to the end."""
@@ -214,7 +216,8 @@ class Stage:
         for _ in range(2):
             self.upload()
         self.client.delete()
-        self._until(lambda: True, "")
+        doubted = [upload for upload in self.ledger.uploads if upload.deleting]
+        self._until(lambda: all(upload.deleted for upload in doubted), "the delete is answered")
 
     def leave_work(self) -> None:
         """A daemon that was killed while one job ran, one waited and one was cancelled."""
