@@ -181,7 +181,8 @@ class Exit:
 
     code: int | None = None  # exit status, None if a signal ended it
     signal: int | None = None
-    starved: bool = False  # the kernel killed it for want of memory
+    starved: bool = False  # it was killed for want of memory
+    bounded: bool = False  # of what one worker may have, that is, and not of the host's
     peak_memory_bytes: int | None = field(default=None, compare=False)
 
 
@@ -220,7 +221,7 @@ def _obituary(exit_: Exit | None) -> JobError:
         words = "vanished without an exit record (a power cut, or its supervisor was killed)"
         return JobError(code=TRAINER_CUT_OFF, message=f"The trainer {words}.")
     if exit_.starved:
-        return JobError(code=HOST_OUT_OF_MEMORY, message=_starvation(exit_.peak_memory_bytes))
+        return JobError(code=HOST_OUT_OF_MEMORY, message=_starvation(exit_))
     if exit_.signal is not None:
         words = f"was killed by signal {exit_.signal}{_name(exit_.signal)}"
     else:
@@ -228,8 +229,11 @@ def _obituary(exit_: Exit | None) -> JobError:
     return JobError(code=TRAINER_LOST, message=f"The trainer {words}.")
 
 
-def _starvation(peak_bytes: int | None) -> str:
+def _starvation(exit_: Exit) -> str:
+    peak_bytes = exit_.peak_memory_bytes
     had = "" if peak_bytes is None else f", which held {peak_bytes / 2**30:.1f} GiB at its peak"
+    if exit_.bounded:
+        return f"More memory was taken than one worker may have, which ended the trainer{had}."
     return f"The host ran out of memory, and its kernel killed the trainer{had}."
 
 

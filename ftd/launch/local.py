@@ -349,6 +349,7 @@ def _exit(record: Any) -> Exit:
                 code=record.get("code"),
                 signal=record.get("signal"),
                 starved=record.get("starved") is True,  # an older shim does not know
+                bounded=record.get("bounded") is True,
                 peak_memory_bytes=peak if isinstance(peak, int) else None,
             )
         case _:

@@ -82,6 +82,11 @@ def test_a_failure_keeps_its_reason() -> None:
             "its kernel killed the trainer, which held 3.2 GiB at its peak.",
         ),
         (Exit(signal=9, starved=True), HOST_OUT_OF_MEMORY, "its kernel killed the trainer."),
+        (
+            Exit(signal=9, starved=True, bounded=True),
+            HOST_OUT_OF_MEMORY,
+            "More memory was taken than one worker may have, which ended the trainer.",
+        ),
     ],
 )
 def test_a_lost_attempt_says_how_it_was_lost(exit_: Exit | None, code: str, words: str) -> None:

@@ -8,7 +8,8 @@ The spec is {"script": [[verb, argument ...], ...]}:
     ["print", n]       n kilobytes on stdout
     ["fork"]           leaves a process that holds what we hold; its pid is in out/grandchild
     ["stray"]          the same in a session of its own
-    ["helper"]         the same, and it does not know a request for its stack
+    ["flee"]           leaves one that is gone when it is named, for its child, which does the same
+    ["helper"]         as "fork", and it does not know a request for its stack
     ["stack"]          writes its stack to stderr at SIGUSR1 from now on
     ["eat", mebibytes] takes memory
     ["hold", mebibytes] takes it and keeps it
@@ -21,6 +22,7 @@ The spec is {"script": [[verb, argument ...], ...]}:
 import ctypes
 import faulthandler
 import json
+import mmap
 import os
 import select
 import signal
@@ -77,6 +79,16 @@ def leave(*, session: bool = False, helper: bool = False) -> None:
         hang()
 
 
+def flee() -> None:
+    fork = ctypes.PyDLL(None).fork  # without all that Python does about it
+    for _ in range(8):
+        if fork() == 0:
+            os.setsid()
+            while fork() == 0:
+                pass
+            os._exit(0)
+
+
 def eat(mebibytes: int) -> NoReturn:
     eaten = [b"x" * 2**20 for _ in range(mebibytes)]
     sys.exit(f"there was memory for {len(eaten)} MiB")
@@ -85,6 +97,14 @@ def eat(mebibytes: int) -> NoReturn:
 def hold(mebibytes: int) -> NoReturn:
     held = b"x" * 2**20 * mebibytes
     hang(held)
+
+
+def share(mebibytes: int) -> NoReturn:
+    """Memory that a child would have too: none of a process's own."""
+    shared = mmap.mmap(-1, 2**20 * mebibytes)
+    for at in range(0, len(shared), mmap.PAGESIZE):
+        shared[at] = 1
+    hang(shared)
 
 
 def hang(*_: object) -> NoReturn:
@@ -126,10 +146,12 @@ VERBS: dict[str, Callable[..., object]] = {
     "say": put,
     "print": print_,
     "fork": leave,
+    "flee": flee,
     "helper": lambda: leave(helper=True),
     "stack": lambda: faulthandler.register(signal.SIGUSR1),
     "eat": eat,
     "hold": hold,
+    "share": share,
     "stray": lambda: leave(session=True),
     "deaf": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
     "echo": echo,

@@ -208,6 +208,12 @@ async def test_what_a_worker_leaves_is_killed(launcher: LocalLauncher, how: str)
     await channel.close()
 
 
+async def test_what_flees_from_its_name_is_killed_too(launcher: LocalLauncher) -> None:
+    """Each process of the chain has ended before a look at all of them could name it."""
+    await run(launcher, "run-1", job(["flee"], ["steps", 1]))
+    assert await ended(launcher, "run-1") == Exit(code=0)
+
+
 async def test_a_flood_of_output_neither_blocks_nor_fills_the_disk(
     launcher: LocalLauncher,
 ) -> None:

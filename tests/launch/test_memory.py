@@ -31,6 +31,14 @@ def test_version_1_beside_a_version_2_without_memory(tmp_path: Path) -> None:
     assert kills(tmp_path, groups) == 3
 
 
+@pytest.mark.parametrize(("events", "own"), [(V2, True), (V2.replace("oom 2", "oom 0"), False)])
+def test_whose_limit_it_was(tmp_path: Path, events: str, own: bool) -> None:
+    """The second is what a group sees whose worker was ended for want of the host's memory."""
+    put(tmp_path / "run-1/memory.events", events)
+    assert memory.at_limit(str(tmp_path / "run-1")) is own
+    assert not memory.at_limit(None)
+
+
 @pytest.mark.parametrize(
     "events", [None, "", "oom 2\n", "oom_kill\n", "oom_kill many\n", "oom_kill 1 2\n"]
 )

@@ -1,6 +1,8 @@
 """The filter of calls, run here for both processors; tests/security shows the kernel's word."""
 
 import errno
+import fcntl
+import os
 import re
 import socket
 import struct
@@ -57,6 +59,17 @@ def named() -> dict[str, seccomp.Numbers]:
     return denied | seccomp.MODES
 
 
+def judged() -> dict[str, seccomp.Numbers]:
+    """What is refused or not by its arguments, or its network."""
+    alone = {name: numbers for name, (numbers, _) in seccomp.OF_ITSELF.items()}
+    opening = {name: numbers for name, (numbers, _) in seccomp.OPEN.items()}
+    others = {
+        "socket": seccomp.SOCKET, "socketpair": seccomp.SOCKETPAIR, "connect": seccomp.CONNECT,
+        "clone": seccomp.CLONE, "prctl": seccomp.PRCTL, "flock": seccomp.FLOCK,
+    }  # fmt: skip
+    return alone | opening | others | seccomp.UNSEEN
+
+
 @MACHINE
 @pytest.mark.parametrize("name", sorted(named()))
 def test_what_is_named_is_refused(machine: str, name: str) -> None:
@@ -70,9 +83,8 @@ def test_what_is_named_is_refused(machine: str, name: str) -> None:
 @MACHINE
 @pytest.mark.parametrize("number", [0, 1, 9, 57, 59, 60, 202, 257, 334, 436])
 def test_what_is_not_named_is_allowed(machine: str, number: int) -> None:
-    known = [*named().values(), seccomp.SOCKET, seccomp.SOCKETPAIR, seccomp.CONNECT,
-             seccomp.CLONE, seccomp.CLONE3, seccomp.PRLIMIT]  # fmt: skip
-    if number not in {numbers[list(MACHINES).index(machine)] for numbers in known}:
+    known = {**named(), **judged()}
+    if number not in {numbers[list(MACHINES).index(machine)] for numbers in known.values()}:
         assert call(machine, (number, number)) == ALLOW
 
 
@@ -95,13 +107,35 @@ def test_only_unix_sockets_with_one_other_end(machine: str) -> None:
 
 @MACHINE
 def test_a_job_on_more_devices_speaks_tcp_to_itself(machine: str) -> None:
-    for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
+    for family in (socket.AF_INET, socket.AF_INET6):
         assert (
             call(machine, seccomp.SOCKET, family, socket.SOCK_STREAM, network="loopback") == ALLOW
         )
     assert call(machine, seccomp.CONNECT, network="loopback") == ALLOW
     for family, kind in ((socket.AF_INET, socket.SOCK_DGRAM), (socket.AF_NETLINK, 3)):
         assert call(machine, seccomp.SOCKET, family, kind, network="loopback") == REFUSED
+
+
+@MACHINE
+@pytest.mark.parametrize("network", ["loopback", "online"])
+def test_who_may_call_has_only_pairs_of_unix_sockets(machine: str, network: str) -> None:
+    stream = socket.SOCK_STREAM
+    assert call(machine, seccomp.SOCKET, socket.AF_UNIX, stream, network=network) == REFUSED
+    assert call(machine, seccomp.SOCKETPAIR, socket.AF_UNIX, stream, network=network) == ALLOW
+    datagrams = socket.SOCK_DGRAM
+    assert call(machine, seccomp.SOCKETPAIR, socket.AF_UNIX, datagrams, network=network) == REFUSED
+
+
+@MACHINE
+def test_who_fetches_asks_for_names(machine: str) -> None:
+    for family, kind in (
+        (socket.AF_INET, socket.SOCK_DGRAM),
+        (socket.AF_INET6, socket.SOCK_STREAM),
+        (socket.AF_NETLINK, socket.SOCK_RAW),
+    ):
+        assert call(machine, seccomp.SOCKET, family, kind, network="online") == ALLOW
+    packet = 17  # AF_PACKET
+    assert call(machine, seccomp.SOCKET, packet, socket.SOCK_RAW, network="online") == REFUSED
 
 
 @MACHINE
@@ -112,13 +146,47 @@ def test_processes_and_threads_but_no_namespaces(machine: str, network: str) -> 
     assert call(machine, seccomp.CLONE, 17, network=network) == ALLOW  # fork: SIGCHLD
     for bit in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000):
         assert call(machine, seccomp.CLONE, threads | bit, network=network) == REFUSED
-    assert call(machine, seccomp.CLONE3, network=network) == ERRNO | errno.ENOSYS
+    for numbers in seccomp.UNSEEN.values():
+        assert call(machine, numbers, network=network) == ERRNO | errno.ENOSYS
 
 
 @MACHINE
-def test_limits_of_itself_alone(machine: str) -> None:
-    assert call(machine, seccomp.PRLIMIT, 0) == ALLOW
-    assert call(machine, seccomp.PRLIMIT, 4711) == REFUSED
+@pytest.mark.parametrize("name", seccomp.OF_ITSELF)
+def test_limits_and_priorities_of_itself_alone(machine: str, name: str) -> None:
+    numbers, itself = seccomp.OF_ITSELF[name]
+    assert call(machine, numbers, *itself) == ALLOW
+    for at in range(len(itself)):
+        other = [value + 4711 * (at == index) for index, value in enumerate(itself)]
+        assert call(machine, numbers, *other) == REFUSED
+
+
+@MACHINE
+@pytest.mark.parametrize("name", seccomp.OPEN)
+def test_a_file_is_cut_short_by_who_may_write_it(machine: str, name: str) -> None:
+    numbers, at = seccomp.OPEN[name]
+    if numbers[list(MACHINES).index(machine)] is None:
+        return
+    before = [1] * at
+    for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC, os.O_RDWR | os.O_TRUNC):
+        assert call(machine, numbers, *before, flags | os.O_CREAT) == ALLOW
+    for flags in (os.O_RDONLY, os.O_ACCMODE):  # the last opens it for neither
+        refused = ERRNO | errno.EACCES
+        assert call(machine, numbers, *before, flags | os.O_TRUNC) == refused
+
+
+@MACHINE
+def test_a_lock_is_taken_and_never_given_up(machine: str) -> None:
+    assert call(machine, seccomp.FLOCK, 3, fcntl.LOCK_EX | fcntl.LOCK_NB) == ALLOW
+    for at_once in (0, fcntl.LOCK_NB):
+        assert call(machine, seccomp.FLOCK, 3, fcntl.LOCK_SH | at_once) == REFUSED
+        assert call(machine, seccomp.FLOCK, 3, fcntl.LOCK_UN | at_once) == ERRNO, "told yes"
+
+
+@MACHINE
+def test_a_process_does_not_hide(machine: str) -> None:
+    assert call(machine, seccomp.PRCTL, 4, 0) == REFUSED  # PR_SET_DUMPABLE
+    for option in (1, 15, 36, 38):  # of a parent's death, names, orphans, privileges
+        assert call(machine, seccomp.PRCTL, option, 1) == ALLOW
 
 
 @MACHINE
@@ -146,11 +214,7 @@ def test_the_numbers_are_the_kernels(machine: str) -> None:
         pytest.skip(f"{HEADERS[machine]} is not here")
     found = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", HEADERS[machine].read_text())
     known = {name: int(number) for name, number in found}
-    own = {
-        "socket": seccomp.SOCKET, "socketpair": seccomp.SOCKETPAIR, "connect": seccomp.CONNECT,
-        "clone": seccomp.CLONE, "clone3": seccomp.CLONE3, "prlimit64": seccomp.PRLIMIT,
-    }  # fmt: skip
-    for name, numbers in (named() | own).items():
+    for name, numbers in (named() | judged()).items():
         number = numbers[list(MACHINES).index(machine)]
         if number is None:
             assert name not in known

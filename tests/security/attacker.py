@@ -6,6 +6,7 @@ The spec is {"attack": name, "arguments": [...], "through": how}. `through` is "
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -38,8 +39,16 @@ NUMBERS = {  # of calls that the standard library does not make: x86_64, aarch64
     "clone3": (435, 435),
     "open_by_handle_at": (304, 265),
     "chroot": (161, 51),
-    "setxattr": (188, 5),
+    "ioprio_set": (251, 30),
+    "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119),
+    "shmget": (29, 194),
+    "shmctl": (31, 195),
+    "mq_open": (240, 180),
+    "openat2": (437, 437),
 }
+FLAGS = os.O_WRONLY | os.O_CREAT
+locks: list[int] = []  # descriptors that came with the job
 
 
 def call(name: str, *arguments: int | str) -> int:
@@ -52,6 +61,11 @@ def call(name: str, *arguments: int | str) -> int:
     if answer < 0:
         raise OSError(ctypes.get_errno(), name)
     return int(answer)
+
+
+def clone(flags: int) -> None:
+    if call("clone", flags, 0, 0, 0, 0) == 0:
+        os._exit(0)
 
 
 def attach(pid: int) -> int:
@@ -88,12 +102,69 @@ def starve(pid: int) -> None:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 3))
 
 
+def slow(pid: int) -> None:
+    os.setpriority(os.PRIO_PROCESS, pid, 19)
+
+
+def idle(pid: int) -> None:
+    os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+
+
+def hide() -> None:
+    """From a /proc that shows one's own (hidepid=2, ProtectProc=invisible)."""
+    if LIBC.prctl(4, 0, 0, 0, 0) != 0:  # PR_SET_DUMPABLE
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def signal_by_file(pid: int) -> None:
+    """Let the kernel kill the owner of a socket when something comes in."""
+    ours, theirs = socket.socketpair()
+    fcntl.fcntl(ours, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(ours, fcntl.F_SETOWN, pid)
+    fcntl.fcntl(ours, fcntl.F_SETFL, os.O_ASYNC)
+    theirs.send(b"x")
+
+
+def keep_memory() -> None:
+    """A segment would stay after us; ours goes."""
+    call("shmctl", call("shmget", 0, 4096, 0o1600), 0, 0)  # IPC_PRIVATE, IPC_RMID
+
+
+def cut(path: str) -> None:
+    os.close(os.open(path, os.O_RDONLY | os.O_TRUNC))
+
+
+def run_own(path: str) -> None:
+    """A program of its own making."""
+    descriptor = os.open(path, FLAGS, 0o700)
+    os.write(descriptor, b"#!/bin/sh\ntrue\n")
+    os.close(descriptor)
+    subprocess.run([path], check=True)
+
+
+def unlock() -> bool:
+    """Whether the lock of the job, which the shim holds too, is gone."""
+    fcntl.flock(locks[0], fcntl.LOCK_UN)
+    inode = os.fstat(locks[0]).st_ino
+    return f":{inode} " not in Path("/proc/locks").read_text()
+
+
+def share() -> None:
+    fcntl.flock(locks[0], fcntl.LOCK_SH)
+
+
+def descriptors() -> list[str]:
+    found = [entry for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    return sorted(str(entry.readlink()) for entry in found)
+
+
 ATTACKS: dict[str, Callable[..., object]] = {
-    "read": lambda path: Path(path).read_bytes(),
+    "read": lambda path: len(Path(path).read_bytes()),
     "list": os.listdir,
-    "write": lambda path: os.write(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), b"x"),
+    "write": lambda path: os.write(os.open(path, FLAGS, 0o600), b"x"),
     "append": lambda path: os.write(os.open(path, os.O_WRONLY | os.O_APPEND), b"x"),
     "truncate": lambda path: os.truncate(path, 0),
+    "cut": cut,
     "unlink": os.unlink,
     "rename": os.rename,
     "link": os.link,
@@ -104,6 +175,8 @@ ATTACKS: dict[str, Callable[..., object]] = {
     "fchmod": lambda path: os.fchmod(os.open(path, os.O_RDONLY), 0o777),
     "chown": lambda path: os.chown(path, 1, 1),
     "setxattr": lambda path: os.setxattr(path, "user.canary", b"x"),
+    "utime": lambda path: os.utime(path, (1, 1)),
+    "run own": run_own,
     "execute": lambda *command: subprocess.run(command, check=True, capture_output=True),
     "socket": make_socket,
     "pair": make_pair,
@@ -114,6 +187,16 @@ ATTACKS: dict[str, Callable[..., object]] = {
     "peek": peek,
     "steal": steal,
     "starve": starve,
+    "slow": slow,
+    "idle": idle,
+    "pin": lambda pid: os.sched_setaffinity(pid, {0}),
+    "signal by file": signal_by_file,
+    "hide": hide,
+    "keep memory": keep_memory,
+    "unlock": unlock,
+    "share": share,
+    "descriptors": lambda: json.dumps(descriptors()),
+    "clone": clone,
     "call": call,
     "privileges": lambda: Path("/proc/self/status").read_text(),
     "limits": lambda: [
@@ -161,7 +244,8 @@ def main() -> None:
     os.write(
         facts, json.dumps({"kind": "started", "version": 1, "pid": os.getpid()}).encode() + b"\n"
     )
-    data, _, _, _ = socket.recv_fds(socket.socket(fileno=0), 4096, 16)
+    data, received, _, _ = socket.recv_fds(socket.socket(fileno=0), 4096, 16)
+    locks.extend(received)
     spec = json.loads(Path(json.loads(data.splitlines()[0])["spec"]).read_text())
     through(spec["through"], spec["attack"], spec["arguments"])
 

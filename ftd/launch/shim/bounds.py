@@ -3,7 +3,12 @@
 Where the daemon's control group was delegated to it, and it stands in a subgroup of that, each
 worker has a group of its own beside and the kernel keeps the bounds (cgroup v2: Delegate=yes and
 DelegateSubgroup=). Elsewhere the shim looks every LOOK_S and kills what is over: a worker that
-takes memory faster than that meets the kernel, to which it is offered first.
+takes memory faster than that meets the kernel, to which it is offered first, and a file in memory
+that nobody has mapped is not seen.
+
+The daemon makes no subgroup itself where systemd is older than 254 and does not. A group whose
+children have bounds takes no process: the next start, for which systemd puts one there, would fail
+as long as a job runs.
 """
 
 import contextlib
@@ -14,7 +19,7 @@ from . import memory
 from .processes import children
 
 LOOK_S = 1.0
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TAKEN = ("RssAnon:", "RssShmem:")
 
 
 class Bounds(NamedTuple):
@@ -79,13 +84,14 @@ def descendants() -> list[int]:
 
 
 def _taken_bytes(pid: int) -> int:
-    """What nobody else can have: not the files that it has mapped."""
+    """Its own memory and what it shares, which counts for each who does: not files on a disk that
+    it has mapped, which cost nothing."""
     try:
-        with open(f"/proc/{pid}/statm") as file:
-            _, resident, shared, *_ = map(int, file.read().split())
+        with open(f"/proc/{pid}/status") as file:
+            lines = [line.split() for line in file if line.startswith(_TAKEN)]
     except OSError:
         return 0
-    return (resident - shared) * _PAGE_BYTES
+    return sum(int(kilobytes) * 1024 for _, kilobytes, *_ in lines)
 
 
 def _own(groups: str, tree: str) -> str:

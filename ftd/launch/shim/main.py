@@ -135,6 +135,7 @@ class Shim:
         insist(lambda: self.spool.flush(math.inf))
         record = end | {"seq": self.spool.seq, "at": int(time.time()), "version": VERSION}
         record["starved"] = self.worker.starved()
+        record["bounded"] = self.worker.bounded()
         insist(lambda: publish("exit.json", record))
         self.tell_all({"exit": True})
         if self.worker.group:

@@ -15,18 +15,29 @@ GROUPS = "/proc/self/cgroup"
 TREE = "/sys/fs/cgroup"
 
 
+def at_limit(group: str | None) -> bool:
+    """Whether a group of ours has met its own limit, and not only that of all."""
+    return group is not None and (_count("oom", f"{group}/memory.events") or 0) > 0
+
+
 def kills(groups: str = GROUPS, tree: str = TREE, *, group: str | None = None) -> int | None:
     """The number, of another group if one is given; None where the kernel does not tell it:
     without a group of our own, or without a controller of memory in it."""
     for path in [f"{group}/memory.events"] if group else _files(groups, tree):
-        try:
-            with open(path) as file:
-                lines = [line.split() for line in file]
-        except OSError:
-            continue
-        for words in lines:
-            if len(words) == 2 and words[0] == "oom_kill" and words[1].isdigit():
-                return int(words[1])
+        if (number := _count("oom_kill", path)) is not None:
+            return number
+    return None
+
+
+def _count(name: str, path: str) -> int | None:
+    try:
+        with open(path) as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return None
+    for words in lines:
+        if len(words) == 2 and words[0] == name and words[1].isdigit():
+            return int(words[1])
     return None
 
 

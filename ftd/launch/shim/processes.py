@@ -14,3 +14,12 @@ def children() -> dict[int, list[int]]:
                 parent = int(file.read().rpartition(b")")[2].split()[1])
                 found.setdefault(parent, []).append(int(entry))
     return found
+
+
+def own_children() -> list[int]:
+    """Those of this process, orphans that were left to it included."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+        return children().get(os.getpid(), [])

@@ -42,7 +42,24 @@ DENIED: dict[str, dict[str, Numbers]] = {
         "kexec_file_load": (320, 294),
         "syslog": (103, 116),
     },
+    # Who may name them is of the same user, and they stay when all that made them has ended.
+    "memory and messages that nobody's end frees": {
+        "shmget": (29, 194),
+        "shmat": (30, 196),
+        "shmctl": (31, 195),
+        "semget": (64, 190),
+        "semop": (65, 193),
+        "semctl": (66, 191),
+        "semtimedop": (220, 192),
+        "msgget": (68, 186),
+        "msgsnd": (69, 189),
+        "msgrcv": (70, 188),
+        "msgctl": (71, 187),
+        "mq_open": (240, 180),
+        "mq_unlink": (241, 181),
+    },
     "into other namespaces, and around the paths of files": {
+        "truncate": (76, 45),  # of what may only be read, where Landlock is older than 3
         "unshare": (272, 97),
         "setns": (308, 268),
         "mount": (165, 40),
@@ -76,8 +93,8 @@ DENIED: dict[str, dict[str, Numbers]] = {
         "vhangup": (153, 58),
     },
 }
-# Landlock guards what is in a file, not who may open it: a worker that cannot read the key of its
-# owner's home could open it to everybody else.
+# Landlock guards what is in a file, not who may open it, nor when it was changed: a worker that
+# cannot read the key of its owner's home could open it to everybody else.
 MODES: dict[str, Numbers] = {
     "chmod": (90, None),
     "fchmod": (91, 52),
@@ -96,18 +113,39 @@ MODES: dict[str, Numbers] = {
     "fremovexattr": (199, 16),
     "removexattrat": (466, 466),
     "file_setattr": (469, 469),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+}
+# The limits and the share of the processor that any process of the same user could be given: by
+# which arguments one means oneself.
+OF_ITSELF: dict[str, tuple[Numbers, tuple[int, ...]]] = {
+    "prlimit64": ((302, 261), (0,)),
+    "sched_setparam": ((142, 118), (0,)),
+    "sched_setscheduler": ((144, 119), (0,)),
+    "sched_setaffinity": ((203, 122), (0,)),
+    "sched_setattr": ((314, 274), (0,)),
+    "setpriority": ((141, 140), (0, 0)),  # PRIO_PROCESS
+    "ioprio_set": ((251, 30), (1, 0)),  # IOPRIO_WHO_PROCESS
 }
 SOCKET: Numbers = (41, 198)
 SOCKETPAIR: Numbers = (53, 199)
 CONNECT: Numbers = (42, 203)
 CLONE: Numbers = (56, 220)
-CLONE3: Numbers = (435, 435)
-PRLIMIT: Numbers = (302, 261)
+PRCTL: Numbers = (157, 167)
+OPEN: dict[str, tuple[Numbers, int]] = {"open": ((2, None), 1), "openat": ((257, 56), 2)}  # flags
+FLOCK: Numbers = (73, 32)
+UNSEEN: dict[str, Numbers] = {"clone3": (435, 435), "openat2": (437, 437)}
 _SECCOMP: Numbers = (317, 277)
 
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_* of linux/audit.h
 _X32 = 0x40000000  # a second table of calls on x86_64
 _NAMESPACES = 0x7E020000  # CLONE_NEW* of linux/sched.h
+_DUMPABLE = 4  # PR_SET_DUMPABLE of linux/prctl.h
+_TRUNCATE = 0x200  # O_TRUNC of asm-generic/fcntl.h; the two lowest bits: to read, write, or both
+_SHARE, _UNLOCK, _AT_ONCE = 1, 8, 4  # LOCK_SH, LOCK_UN and LOCK_NB of asm-generic/fcntl.h
+_UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16  # AF_* of linux/socket.h
 
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000  # SECCOMP_RET_*
 LOAD, AND, RETURN = 0x20, 0x54, 0x06  # linux/bpf_common.h: a word at k; & k; k
@@ -130,8 +168,9 @@ def program(machine: str, network: str) -> list[Step]:
     """The filter for a processor.
 
     `network` is "none": unix sockets that nobody is called by, such as pairs, and to be called at;
-    "loopback": TCP as well, to call and be called; "online": whatever there is, and modes of files
-    can be changed, as those who fetch do.
+    "loopback": TCP, to call and be called, and pairs; "online": TCP, UDP and pairs, and modes of
+    files can be changed, as those who fetch do. Who may call has no unix socket to call with: the
+    daemon's would hear it, and a shim would obey.
     """
     own = _column(machine)
     steps = [
@@ -149,17 +188,65 @@ def program(machine: str, network: str) -> list[Step]:
         denied.append(CONNECT)
     for numbers in denied:
         steps += _when(numbers[own], [_refuse()])
-    # Its flags lie in memory: C libraries take the older one where there is none.
-    steps += _when(CLONE3[own], [_refuse(errno.ENOSYS)])
+    # Their flags lie in memory: C libraries take the older ones where there are none.
+    for numbers in UNSEEN.values():
+        steps += _when(numbers[own], [_refuse(errno.ENOSYS)])
     namespaces = Step(ANY_BIT, _NAMESPACES, 0, 1)
     steps += _when(CLONE[own], [_argument(0), namespaces, _refuse(), _allow()])
-    # The first argument is a process: its own limits are 0.
-    steps += _when(PRLIMIT[own], [_argument(0), Step(EQUAL, 0, 1, 0), _refuse(), _allow()])
-    if network != "online":
-        families = [1, 2, 10] if network == "loopback" else [1]  # AF_UNIX, AF_INET, AF_INET6
-        for call in (SOCKET, SOCKETPAIR):
-            steps += _when(call[own], _stream(families))
+    # Who cannot be dumped is hidden by a /proc that shows one's own: the shim would not find it.
+    dumpable = Step(EQUAL, _DUMPABLE, 0, 1)
+    steps += _when(PRCTL[own], [_argument(0), dumpable, _refuse(), _allow()])
+    for numbers, itself in OF_ITSELF.values():
+        steps += _when(numbers[own], _only(itself))
+    for numbers, flags in OPEN.values():
+        steps += _when(numbers[own], _opened(flags))
+    steps += _when(FLOCK[own], _locked())
+    steps += _when(SOCKET[own], _sockets(network))
+    steps += _when(SOCKETPAIR[own], _stream([_UNIX]))
     return [*steps, _allow()]
+
+
+def _only(values: tuple[int, ...]) -> list[Step]:
+    """A call whose first arguments are these."""
+    compared = [(_argument(at), Step(EQUAL, value, 1, 0)) for at, value in enumerate(values)]
+    return [*(step for load, equal in compared for step in (load, equal, _refuse())), _allow()]
+
+
+def _opened(flags: int) -> list[Step]:
+    """A file that is cut short is opened to be written: before Landlock 3 nobody else asks."""
+    return [
+        _argument(flags),
+        Step(ANY_BIT, _TRUNCATE, 0, 4),
+        Step(AND, 0b11),
+        Step(EQUAL, 1, 2, 0),  # O_WRONLY
+        Step(EQUAL, 2, 1, 0),  # O_RDWR
+        _refuse(errno.EACCES),
+        _allow(),
+    ]
+
+
+def _locked() -> list[Step]:
+    """A lock that is not given up, in whole or in part, before its file is closed: those of the job
+    and its devices are the shim's too. Libraries free theirs and then close: they are told yes."""
+    return [
+        _argument(1),
+        Step(AND, 0xFFFFFFFF & ~_AT_ONCE),
+        Step(EQUAL, _UNLOCK, 0, 1),
+        _refuse(0),
+        Step(EQUAL, _SHARE, 0, 1),
+        _refuse(),
+        _allow(),
+    ]
+
+
+def _sockets(network: str) -> list[Step]:
+    match network:
+        case "none":
+            return _stream([_UNIX])
+        case "loopback":
+            return _stream([_INET, _INET6])
+        case _:
+            return [*_families([_INET, _INET6, _NETLINK]), _allow()]
 
 
 def _column(machine: str) -> int:
@@ -169,11 +256,8 @@ def _column(machine: str) -> int:
 
 def _stream(families: list[int]) -> list[Step]:
     """Sockets of these families that have one other end: a datagram can be sent to any name."""
-    found = len(families)
     return [
-        _argument(0),
-        *(Step(EQUAL, family, found - at, 0) for at, family in enumerate(families)),
-        _refuse(),
+        *_families(families),
         _argument(1),
         Step(AND, 0xF),  # without SOCK_CLOEXEC and SOCK_NONBLOCK
         Step(EQUAL, 1, 2, 0),  # SOCK_STREAM
@@ -181,6 +265,13 @@ def _stream(families: list[int]) -> list[Step]:
         _refuse(),
         _allow(),
     ]
+
+
+def _families(families: list[int]) -> list[Step]:
+    """Go on with a socket of these families."""
+    found = len(families)
+    asked = [Step(EQUAL, family, found - at, 0) for at, family in enumerate(families)]
+    return [_argument(0), *asked, _refuse()]
 
 
 def _when(number: int | None, steps: list[Step]) -> list[Step]:

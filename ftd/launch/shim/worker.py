@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 from . import memory
 from .bounds import LOOK_S, Bounds, enclose, enter, excess
-from .processes import children
+from .processes import own_children
 from .record import note
 from .sandbox import Grants, confine
 
 OFFERED = 500  # of 1000, which is to be ended first: as if it took half of all memory more
+CHASE = 50  # looks for what flees, in a millisecond or two
 _LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -56,11 +57,15 @@ class Worker:
             os.killpg(self.pid, number)
 
     def starved(self) -> bool:
-        """Whether the kernel killed it for want of memory, as far as that can be known."""
+        """Whether it was killed for want of memory, as far as that can be known."""
         killed = self.end is not None and self.end.get("signal") == signal.SIGKILL
         now = memory.kills(group=self.group)
         more = None not in (now, self.kills) and now != self.kills
         return killed and (self.over or (not self.killed and more))
+
+    def bounded(self) -> bool:
+        """Whether it was so by its own bound, and not for want of the host's memory."""
+        return self.starved() and (self.over or memory.at_limit(self.group))
 
     @property
     def watched(self) -> bool:
@@ -181,7 +186,12 @@ def offer(pid: int) -> None:
 
 
 def kill_children() -> None:
-    """Kill what the worker left: a subreaper becomes the parent of every orphan below it."""
-    for pid in children().get(os.getpid(), []):
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+    """Kill what the worker left: a subreaper becomes the parent of every orphan below it.
+
+    One that forks and ends, over and over, is gone before it is killed that was there when we
+    looked: it is chased, a look and a kill as close to each other as can be.
+    """
+    for _ in range(CHASE):
+        for pid in own_children():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
