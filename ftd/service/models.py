@@ -10,21 +10,21 @@ from pathlib import Path
 
 from ftd.config import Settings
 from ftd.core.errors import FtdError, Kind, invalid, no_such_model
+from ftd.core.keys import Scope
 from ftd.core.models import Model, ModelKind, is_base_name, is_full
 from ftd.host import unknown
 from ftd.host.home import Home
 from ftd.launch.sandbox import DEFAULT, Sandbox
-from ftd.launch.tool import run_tool
 from ftd.service import audit
+from ftd.service.arrivals import Arrivals
 from ftd.service.exports import Exported, Exports
 from ftd.service.keys import Actor
+from ftd.service.rules import permit
 from ftd.store import jobs, models
 from ftd.store.db import Transaction
 from ftd.store.store import Store
 
 log = logging.getLogger(__name__)
-
-ADD_S = 4 * 3600.0  # a large model over a slow line
 
 
 class Models:
@@ -37,7 +37,7 @@ class Models:
         self._home = home
         self._settings = settings
         self._adding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._sandbox = sandbox
+        self._arrivals = Arrivals(home, sandbox)
         self._exports = Exports(home, sandbox)
 
     async def add(self, actor: Actor, *, name: str, source: str) -> Model:
@@ -64,16 +64,19 @@ class Models:
                     f"The removed {name!r} is still used by a job; add it again when that is over.",
                     param="name",
                 )
-            facts = await self._bring_in(source, self._home.models / name)
+            target = self._home.models / name
+            if target.exists():  # its row was purged, never written, or lost: nobody can tell
+                await self._set_aside([target])
+            facts = await self._arrivals.bring_in(source, target)
             model = Model(
                 name=name,
                 project=models.SHARED,
                 kind=ModelKind.BASE,
                 base=name,
                 path=f"models/{name}",
-                sha256=str(facts.pop("sha256")),
+                sha256=facts.sha256,
                 created_at=self._store.clock.now(),
-                facts=facts,
+                facts=facts.model_dump(exclude={"sha256"}),
             )
             await self._store.db.write(lambda tx: models.insert(tx, model))
             log.info("model added", extra={"model": name, "source": source, "by": actor.name})
@@ -111,7 +114,8 @@ class Models:
     async def delete(self, actor: Actor, name: str, *, bases: bool = False) -> None:
         """Hide a model now; its bytes go when the last attempt that uses them has ended.
 
-        Raises FORBIDDEN for a base model unless `bases`, CONFLICT for one with tuned models.
+        A base model is everybody's: it wants `bases` and the scope admin, else FORBIDDEN. Raises
+        CONFLICT for one with tuned models.
         """
         audit.concerns(name)
         model = await self.get(actor, name)
@@ -122,6 +126,7 @@ class Models:
                     f"The model {name} is a base model; `ftctl models rm` removes one.",
                     param="model",
                 )
+            permit(actor, Scope.ADMIN)
             await self._refuse_if_built_on(actor, name)
         now = self._store.clock.now()
         await self._store.db.write(lambda tx: models.hide(tx, model.name, now))
@@ -181,25 +186,6 @@ class Models:
     async def _set_aside(self, paths: Collection[Path]) -> None:
         now = self._store.clock.now()
         await asyncio.to_thread(unknown.set_aside, paths, self._home, now)
-
-    async def _bring_in(self, source: str, target: Path) -> dict[str, object]:
-        """Run the worker that does it all; returns the model's facts."""
-        if target.exists():  # its row was purged, never written, or lost: nobody can tell
-            await self._set_aside([target])
-        result = await run_tool(
-            "ftd.worker.models.add", source, str(target), timeout_s=ADD_S, sandbox=self._sandbox
-        )
-        try:
-            facts = result.answer()
-        except ValueError:
-            log.error("model not added", extra={"source": source, "stderr": result.stderr_tail})
-            raise FtdError(
-                Kind.INTERNAL, "The model could not be read; see the daemon's log."
-            ) from None
-        error = facts.get("error")
-        if isinstance(error, dict):
-            raise invalid(str(error.get("message")), code=error.get("code"), param="source")
-        return facts
 
 
 def _can_be_a_path(source: str) -> bool:

@@ -44,7 +44,7 @@ RULES = (
     Rule(READ, "GET /v1/models/{model:path}", "Models/GetModel"),
     Rule(READ, None, "Models/ExportModel"),
     Rule(ADMIN, None, "Models/AddModel"),
-    Rule(ADMIN, "DELETE /v1/models/{model:path}", "Models/DeleteModel"),
+    Rule(SUBMIT, "DELETE /v1/models/{model:path}", "Models/DeleteModel"),  # of a base: ADMIN too
     Rule(INFER, "POST /v1/chat/completions", "Chat/Complete"),
     Rule(INFER, "POST /v1/completions"),
     Rule(READ, None, "Node/ListDevices"),

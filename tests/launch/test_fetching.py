@@ -24,7 +24,7 @@ def test_places_of_the_environment() -> None:
     }
     found = {str(path) for path in places(given)}
     assert {"/wheels", "/a mirror/simple", "/certs/all.pem", "/etc/resolv.conf"} <= found
-    assert not {path for path in found if "home" in path or "example" in path or "rel" in path}
+    assert not {path for path in found if "home" in path or "example" in path or "relative" in path}
 
 
 def test_places_of_pips_files(tmp_path: Path) -> None:

