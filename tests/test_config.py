@@ -117,3 +117,18 @@ def test_a_models_section_changes_that_model_alone(tmp_path: Path) -> None:
         settings.training_of("small").lora_learning_rate == Settings().training.lora_learning_rate
     )
     assert settings.training_of("other") == settings.training
+
+
+def test_a_key_of_another_server_is_never_printed(tmp_path: Path) -> None:
+    config = toml(tmp_path, '[serving]\nvllm_key = "canary"')
+    settings = load(config)
+    assert settings.serving.vllm_key.get_secret_value() == "canary"
+    for printed in (repr(settings), str(settings), f"{settings.model_dump()}", settings.serving):
+        assert "canary" not in str(printed)
+    assert "canary" not in settings.model_dump_json()
+
+
+def test_a_key_that_is_no_text_is_refused_without_it(tmp_path: Path) -> None:
+    with pytest.raises(FtdError, match=r"serving\.vllm_key: ") as caught:
+        load(toml(tmp_path, '[serving]\nvllm_key = ["canary"]'))
+    assert "canary" not in caught.value.message

@@ -4,6 +4,9 @@ It must have been started with --enable-lora, with VLLM_ALLOW_RUNTIME_LORA_UPDAT
 environment, where it can read our home, and with our name of the base as --served-model-name. The
 calls are those of its documentation (docs.vllm.ai, LoRA adapters): load_lora_adapter,
 unload_lora_adapter, and /v1/models, which lists an adapter with its path as `root`.
+
+What it says of a request may quote the prompt: that goes to who sent the request, as a refusal, and
+nowhere else. What it says of our own calls, which hold none, is told and logged.
 """
 
 import asyncio
@@ -31,10 +34,12 @@ from ftd.store.store import Store
 log = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
+SILENCE_S = 600.0  # of one that owes an answer; OpenAI's own clients wait no longer
 CALL_S = 300.0  # to load an adapter
 TICK_S = 30.0  # how late a restart of the other server is seen when nobody asks for anything
 PAUSE_S = 1.0  # between looks, so that a burst of commits is one look
 PASSED_ON = ("content-type", "retry-after")
+WORDS = 500  # characters of what it says that are told on
 LOADED_ALREADY = "already been loaded"
 
 
@@ -53,7 +58,7 @@ class _Served:
 class Vllm:
     """A Handoff. Belongs to one event loop; `close` it there.
 
-    Raises INVALID for an address that is none.
+    Raises INVALID for an address or a key that is none.
     """
 
     def __init__(self, settings: Serving, store: Store, home: Home, bell: Bell) -> None:
@@ -66,13 +71,15 @@ class Vllm:
         self._untaken: set[str] = set()
         self._told: str | None = None
         headers = {"Accept-Encoding": "identity"}  # what comes is passed on as it is
-        if settings.vllm_key:
-            headers["Authorization"] = f"Bearer {settings.vllm_key}"
+        if key := settings.vllm_key.get_secret_value():
+            if not (key.isascii() and key.isprintable()):  # the HTTP library would say which
+                raise invalid("serving.vllm_key is no key: it is not of printable ASCII characters")
+            headers["Authorization"] = f"Bearer {key}"
         try:
             self._http = httpx2.AsyncClient(
                 base_url=settings.vllm_url,
                 headers=headers,
-                timeout=httpx2.Timeout(None, connect=CONNECT_S),
+                timeout=httpx2.Timeout(None, connect=CONNECT_S, read=SILENCE_S),
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
                 trust_env=False,
             )
@@ -255,7 +262,9 @@ class Vllm:
             raise self._away(error) from error
 
     def _away(self, error: httpx2.HTTPError) -> FtdError:
-        why = str(error) or type(error).__name__
+        why = type(error).__name__
+        if isinstance(error, httpx2.ConnectError):  # before anything was sent that it could quote
+            why = str(error) or why
         return Away(Kind.UNAVAILABLE, f"The vLLM server at {self._url} does not answer: {why}.")
 
 
@@ -269,9 +278,10 @@ async def _events(response: httpx2.Response) -> AsyncGenerator[dict[str, Any], N
             return
         event = json.loads(data)
         if "error" in event:
-            raise FtdError(Kind.UNAVAILABLE, f"The vLLM server broke off: {event['error']}.")
+            log.debug("the vLLM server broke off", extra={"said": event["error"]})
+            raise FtdError(Kind.UNAVAILABLE, "The vLLM server broke off; its log says why.")
         yield event
-    raise _garbled("its stream ends in the middle")
+    raise FtdError(Kind.UNAVAILABLE, "The vLLM server's stream ends in the middle.")
 
 
 async def _lines(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
@@ -287,7 +297,7 @@ async def _lines(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
 def _refused(answer: httpx2.Response, what: str) -> FtdError:
     """Its refusal of one of our own calls."""
     told = _error(answer)
-    words = told.get("message") or told.get("detail") or answer.text
+    words = str(told.get("message") or told.get("detail") or answer.text)[:WORDS]
     if answer.status_code == httpx2.codes.NOT_FOUND and words == "Not Found":
         words = "it was started without --enable-lora or VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
     if answer.status_code == httpx2.codes.BAD_REQUEST:
@@ -296,10 +306,14 @@ def _refused(answer: httpx2.Response, what: str) -> FtdError:
 
 
 def _passed_on(answer: httpx2.Response) -> FtdError:
-    """Its refusal of a request as ours, its param and code too."""
+    """Its refusal of a request as ours, its param and code too; of a fault, the status alone."""
     told = _error(answer)
     kinds = {400: Kind.INVALID, 404: Kind.NOT_FOUND, 413: Kind.TOO_LARGE}
-    kind = kinds.get(answer.status_code, Kind.UNAVAILABLE)
+    kind = kinds.get(answer.status_code)
+    if kind is None:
+        log.debug("the vLLM server failed", extra={"said": answer.text})
+        status = answer.status_code
+        return FtdError(Kind.UNAVAILABLE, f"The vLLM server answered {status}; its log says why.")
     code = told.get("code")
     return FtdError(
         kind,
@@ -309,8 +323,9 @@ def _passed_on(answer: httpx2.Response) -> FtdError:
     )
 
 
-def _garbled(why: object) -> FtdError:
-    return FtdError(Kind.UNAVAILABLE, f"The vLLM server's answer makes no sense: {why}.")
+def _garbled(error: Exception) -> FtdError:
+    what = type(error).__name__
+    return FtdError(Kind.UNAVAILABLE, f"The vLLM server's answer makes no sense ({what}).")
 
 
 def _error(answer: httpx2.Response) -> dict[str, Any]:

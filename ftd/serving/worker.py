@@ -217,7 +217,7 @@ class Worker:
         try:
             await self._line.listen()
         except wire.WireError as error:
-            raise _ended(f"it said {error}") from error
+            raise self._nonsense(error) from error
         except Silent as error:
             await self._ask_for_stack()
             raise _ended(f"it said {error}") from error
@@ -272,13 +272,18 @@ class Worker:
                 try:
                     fact = wire.decode_fact(frame.line)
                 except wire.WireError as error:
-                    raise _ended(f"it said {error}") from error
+                    raise self._nonsense(error) from error
                 if isinstance(fact, wire.Ready):
                     return
                 if isinstance(fact, wire.Failed):
                     raise _unfit(fact)
             offset = spooled.offset
         raise _ended("it ended while it was loading")
+
+    def _nonsense(self, error: wire.WireError) -> FtdError:
+        """Its line may hold what others asked it: that is for no log, and for nobody who waits."""
+        log.debug("nonsense", extra={"launch": self._launch, "said": str(error)})
+        return _ended("it said what makes no sense")
 
     async def _ask_for_stack(self) -> None:
         """Have one that hangs write into its log where, if it still can."""

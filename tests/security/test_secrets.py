@@ -22,7 +22,7 @@ import pytest
 from tests.e2e.test_story import ended, upload
 from tests.running import Daemon, conversation, jsonl, processes_of, running, until
 from tests.security.calls import minted
-from tests.tiny import tiny_model
+from tests.tiny import CHATML, tiny_model
 
 ADMIN = "ftd-" + "CanaryAdminKey" + "0a1B2c3D4e5F6g7H8i9J0k1L2m"
 WRONG = "ftd-" + "CanaryWrongKey" + "0a1B2c3D4e5F6g7H8i9J0k1L2m"
@@ -85,6 +85,7 @@ def haunted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Haunted]:
     with running(home, config="[training]\ncontext_tokens = 512\n", environment=SECRETS) as daemon:
         haunted = Haunted(daemon)
         daemon.ftctl("models", "add", "tiny", str(tiny_model(scratch / "model")))
+        daemon.ftctl("models", "add", "touchy", str(touchy_model(scratch / "touchy")))
         _train(haunted, scratch)
         _talk(haunted)
         _go_wrong(haunted)
@@ -95,8 +96,20 @@ def haunted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Haunted]:
         yield haunted
 
 
+def touchy_model(directory: Path) -> Path:
+    """One whose chat template refuses the canaries, in words that quote them."""
+    names = ("zanzibar", "quetzalcoatl")  # of PROMPT and ROW: the template itself holds neither
+    words = " or ".join(f"'{name}' in message['content']" for name in names)
+    refusal = f"{{% if {words} %}}{{{{ raise_exception(message['content']) }}}}{{% endif %}}"
+    loop = "{% for message in messages %}"
+    tiny_model(directory)
+    (directory / "chat_template.jinja").write_text(CHATML.replace(loop, loop + refusal))
+    return directory
+
+
 def _train(haunted: Haunted, scratch: Path) -> None:
-    """One job whose trainer is killed once, and one on data with a fault in it."""
+    """One job whose trainer is killed once, one on data with a fault in it, and one whose model's
+    template refuses the data."""
     client = haunted.daemon.client()
     rows = [conversation(f"{ROW} {n}", f"{ROW} answer {n}") for n in range(ROWS)]
     good = upload(client, jsonl(scratch / "good.jsonl", rows))
@@ -105,11 +118,11 @@ def _train(haunted: Haunted, scratch: Path) -> None:
     told = {"n_epochs": 4, "batch_size": 1}
     jobs = [
         client.fine_tuning.jobs.create(
-            model="tiny",
+            model=model,
             training_file=file,
             hyperparameters=told,  # type: ignore[arg-type]
         )
-        for file in (good, faulty)
+        for model, file in (("tiny", good), ("tiny", faulty), ("touchy", good))
     ]
     assert ended(client, jobs[1].id).status == "failed"
     until(lambda: len(list(client.fine_tuning.jobs.list_events(jobs[0].id, limit=100))) > 20)
@@ -117,6 +130,7 @@ def _train(haunted: Haunted, scratch: Path) -> None:
         os.kill(pid, signal.SIGKILL)
     until(haunted.look)
     assert ended(client, jobs[0].id).status == "succeeded"
+    assert ended(client, jobs[2].id).status == "failed"
 
 
 def _talk(haunted: Haunted) -> None:
@@ -128,6 +142,8 @@ def _talk(haunted: Haunted) -> None:
     until(lambda: not processes_of(haunted.home))
     until(lambda: haunted.ask("POST", "/v1/chat/completions", json=body).status_code == 200)
     haunted.look()
+    refused = haunted.ask("POST", "/v1/chat/completions", json=body | {"model": "touchy"})
+    assert (refused.status_code, PROMPT in refused.text) == (400, True)
 
 
 def _go_wrong(haunted: Haunted) -> None:
@@ -196,7 +212,8 @@ def test_prompts_are_kept_nowhere(haunted: Haunted) -> None:
 
 
 def test_rows_lie_where_data_lies_and_nowhere_else(haunted: Haunted) -> None:
-    """Files, what trainers are lent of them, and what the database says of faulty lines."""
+    """Files, what trainers are lent of them, and what the database says of faulty lines: of those
+    that a template refuses, a trainer told it so in its spool."""
     found = {
         path.relative_to(haunted.home)
         for path in plain_files(haunted.home)
@@ -205,8 +222,10 @@ def test_rows_lie_where_data_lies_and_nowhere_else(haunted: Haunted) -> None:
     data = {path for path in found if path.parts[0] in ("files", "cache")}
     lent = {path for path in found if path.parts[0] == "runs" and path.parts[2] == "in"}
     told = {path for path in found if path.name.startswith("ftd.db")}
+    spools = {path for path in found if path.parts[0] == "runs" and path.name == "spool"}
     assert data
-    assert found - data - lent - told == set()
+    assert len(spools) == 1
+    assert found - data - lent - told - spools == set()
 
 
 def test_no_answer_repeats_a_key_or_says_how_we_are_built(haunted: Haunted) -> None:
@@ -258,8 +277,11 @@ def test_a_backup_holds_no_key(haunted: Haunted, tmp_path: Path) -> None:
 
 
 def test_nobody_else_can_read_the_home(haunted: Haunted) -> None:
-    assert stat.S_IMODE(haunted.home.stat().st_mode) & 0o077 == 0 or all(
-        stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0
-        for path in haunted.home.iterdir()
-        if path.name not in ("daemon.log", "ftd.toml", "ftd.sock")
-    )
+    """Whatever the modes of the home itself are, which somebody else has made here."""
+    made_by_us = ("daemon.log", "ftd.toml")  # of this test
+    open_to_others = [
+        path.relative_to(haunted.home)
+        for path in haunted.home.rglob("*")
+        if not path.is_symlink() and stat.S_IMODE(path.lstat().st_mode) & 0o077
+    ]
+    assert [path for path in open_to_others if path.name not in made_by_us] == []

@@ -10,7 +10,7 @@ The text of a prompt says what to do:
     hang          nothing, and never anything again: the loop stands still
     beat          nothing but how busy it is, until out/go is there; then one piece
     die           Began, one piece, and SIGKILL
-    babble        a line that is no answer
+    babble WORD   a line that is no answer
 
 in/model/script may say: "unfit" or "oom" (says Failed), "crash" (ends while it loads), "slow" (is
 ready when out/ready is there), "stray" (says nonsense on the facts pipe). What it is asked is in
@@ -77,7 +77,7 @@ class Server:
         if verb == "refuse":
             self.tell("refused", id=id_, message="no", param="messages", code=rest[0])
         elif verb == "babble":
-            self.writer.write(b'{"kind": "babble"}\n')
+            self.tell(rest[0])
         else:
             self.tell("began", id=id_, prompt_tokens=5, cached_tokens=2)
             tokens = 0

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ class StandIn:
     heads: list[dict[str, str]] = field(default_factory=list)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)  # after a stream's first event
     events: tuple[bytes, ...] = EVENTS
+    failing: str = ""  # how it fails, a key of QUOTING
     left: asyncio.Event = field(default_factory=asyncio.Event)  # a stream's reader went away
     port: int = 0
 
@@ -88,6 +89,8 @@ class StandIn:
         asked = json.loads(body)
         if asked["model"] != self.base and asked["model"] not in self.adapters:
             return error(404, "NotFoundError", f"The model `{asked['model']}` does not exist.")
+        if self.failing:
+            return QUOTING[self.failing](body.decode())
         if asked.get("temperature", 0) > 2:
             return error(400, "BadRequestError", "temperature must be in [0, 2].")
         if asked.get("stream"):
@@ -119,6 +122,28 @@ class StandIn:
 def error(code: int, sort: str, message: str) -> Response:
     told = {"message": message, "type": sort, "param": None, "code": code}
     return JSONResponse({"error": told}, status_code=code)
+
+
+def _events(told: dict[str, Any]) -> Response:
+    events = (f"data: {json.dumps(told)}\n\n".encode(), *EVENTS[1:])
+    return Response(b"".join(events), media_type="text/event-stream")
+
+
+def _choice(index: object, logprob: object) -> dict[str, Any]:
+    content = [{"token": "x", "logprob": logprob}]
+    return {"index": index, "delta": {"content": "x"}, "logprobs": {"content": content}}
+
+
+# How it fails in words that quote what it was asked.
+QUOTING: dict[str, Callable[[str], Response]] = {
+    "a refusal": lambda words: error(400, "BadRequestError", words),
+    "a fault": lambda words: error(500, "InternalServerError", words),
+    "no JSON": lambda words: PlainTextResponse(words, status_code=502),
+    "an event": lambda words: _events({"error": {"message": words, "code": words}}),
+    "no index": lambda words: _events({"choices": [_choice(words, 0.0)]}),
+    "no logprob": lambda words: _events({"choices": [_choice(0, words)]}),
+    "no tokens": lambda words: _events({"choices": [], "usage": {"prompt_tokens": words}}),
+}
 
 
 class _Server(uvicorn.Server):

@@ -292,7 +292,7 @@ async def test_a_shim_that_dies_is_as_good(bench: Bench) -> None:
 
 async def test_a_worker_that_babbles_is_ended(bench: Bench) -> None:
     with pytest.raises(FtdError, match="has ended"):
-        await bench.ask("babble")
+        await bench.ask("babble nonsense")
     assert await bench.ask("count 2") == "1 2 "
 
 

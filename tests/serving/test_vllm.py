@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 
 from ftd.config import Serving
 from ftd.core import chat
@@ -35,7 +36,7 @@ async def handoff(server: StandIn, shelf: Shelf) -> AsyncIterator[Vllm]:
 
 @asynccontextmanager
 async def handing_over(server: StandIn, shelf: Shelf) -> AsyncIterator[Vllm]:
-    settings = Serving(backend="vllm", vllm_url=f"{server.url}/v1", vllm_key=KEY)
+    settings = Serving(backend="vllm", vllm_url=f"{server.url}/v1", vllm_key=SecretStr(KEY))
     handoff = Vllm(settings, shelf.store, shelf.home, shelf.bell)
     yield handoff
     await handoff.close()
@@ -192,6 +193,20 @@ async def test_a_server_that_is_away_is_said_clearly_and_found_again(
             await until(lambda: TUNED in stand_in.adapters)
 
 
+async def test_one_that_falls_silent_holds_nobody(
+    server: StandIn, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen in the middle of a stream, say, with its connections open."""
+    monkeypatch.setattr(vllm, "SILENCE_S", 0.2)
+    tuned = await shelf.put(TUNED)
+    async with handing_over(server, shelf) as handoff:
+        with pytest.raises(FtdError, match="does not answer") as caught:
+            await ask(handoff, tuned, body(TUNED, stream=True))
+    assert caught.value.kind is Kind.UNAVAILABLE
+    async with asyncio.timeout(10):
+        await server.left.wait()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "match"),
     [
@@ -268,10 +283,10 @@ async def test_its_refusal_keeps_its_words(handoff: Vllm, shelf: Shelf) -> None:
 @pytest.mark.parametrize(
     ("events", "match"),
     [
-        ((EVENTS[0],), "its stream ends in the middle"),
-        ((EVENTS[0], b"data: {not json\n\n"), "makes no sense"),
-        ((EVENTS[0], b'data: {"choices":[{}]}\n\n'), "makes no sense: 'index'"),
-        ((EVENTS[0], b'data: {"error":{"message":"out of memory"}}\n\n'), "broke off.*memory"),
+        ((EVENTS[0],), "stream ends in the middle"),
+        ((EVENTS[0], b"data: {not json\n\n"), r"makes no sense \(JSONDecodeError\)"),
+        ((EVENTS[0], b'data: {"choices":[{}]}\n\n'), r"makes no sense \(KeyError\)"),
+        ((EVENTS[0], b'data: {"error":{"message":"out of memory"}}\n\n'), "broke off; its log"),
     ],
 )
 async def test_a_stream_that_goes_wrong_ends_with_an_error(
@@ -289,6 +304,14 @@ async def test_an_address_that_is_none_is_said_at_the_start(shelf: Shelf) -> Non
     settings = Serving(backend="vllm", vllm_url="http://h:port")
     with pytest.raises(FtdError, match=r"serving\.vllm_url: 'http://h:port'"):
         Vllm(settings, shelf.store, shelf.home, shelf.bell)
+
+
+@pytest.mark.parametrize("key", ["canary\n", "canary\r\nX: y", "canary\u00e9"])
+async def test_a_key_that_is_none_is_said_without_it(shelf: Shelf, key: str) -> None:
+    settings = Serving(backend="vllm", vllm_url="http://h:1", vllm_key=SecretStr(key))
+    with pytest.raises(FtdError, match="vllm_key is no key") as caught:
+        Vllm(settings, shelf.store, shelf.home, shelf.bell)
+    assert "canary" not in caught.value.message
 
 
 async def test_a_fault_of_ours_does_not_end_the_loop(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from ftd import config
@@ -88,6 +88,19 @@ def test_the_service_verifies(alone: bool, tmp_path: Path) -> None:
     done = subprocess.run([analyze, "verify", here], capture_output=True, text=True, timeout=60)
     said = (done.stdout + done.stderr).splitlines()  # of the host's other units too
     assert [line for line in said if "ftd.service" in line] == []
+    assert done.returncode == 0
+
+
+def test_a_newer_systemd_gives_the_daemon_a_group_of_its_own(tmp_path: Path) -> None:
+    """An older one says that it does not know the name, and goes on."""
+    assert _directives((FOLDER / "ftd-groups.conf").read_text()) == {"DelegateSubgroup": "daemon"}
+    analyze = _tool("systemd-analyze")
+    unit = (FOLDER / "ftd.service").read_text().replace("/opt/ftd/.venv/bin/ftd", sys.executable)
+    here = tmp_path / "ftd.service"
+    here.write_text(f"{unit}\n{(FOLDER / 'ftd-groups.conf').read_text()}")
+    done = subprocess.run([analyze, "verify", here], capture_output=True, text=True, timeout=60)
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "ftd.service" in line]
+    assert all("'DelegateSubgroup'" in line for line in said), said
     assert done.returncode == 0
 
 
@@ -206,4 +219,6 @@ def _leaves(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     return list(value) if isinstance(value, tuple) else value

@@ -1,13 +1,18 @@
 import errno
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from ftd.core.errors import invalid
+from ftd.core.wire import LINE_BYTES, Failed, Notice, WireError, encode
 from ftd.worker.program import failure, see
+from tests.worker.quoting import Row
+from tests.worker.shim import Shim
 
 
 @pytest.mark.parametrize(
@@ -23,7 +28,7 @@ from ftd.worker.program import failure, see
         (
             ValueError("Error while serializing: No space left on device (os error 28)"),
             "no_space",
-            "The disk is full: Error while serializing: No space left on device (os error 28).",
+            "The disk is full.",
         ),
         (
             RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later."),
@@ -36,14 +41,9 @@ from ftd.worker.program import failure, see
             "The host has no memory left.",
         ),
         (
-            ValueError("first line\nsecond line"),
+            ValueError("words that may quote a row"),
             "trainer_error",
-            "The trainer met an unexpected ValueError: first line",
-        ),
-        (
-            RuntimeError(),
-            "trainer_error",
-            "The trainer met an unexpected RuntimeError: no reason given",
+            "The trainer met an unexpected ValueError; the log of its run says more.",
         ),
     ],
 )
@@ -55,7 +55,33 @@ def test_a_fault_is_told_in_words(error: Exception, code: str, message: str) -> 
 def test_a_fault_is_that_of_its_program() -> None:
     told = failure(ValueError("odd"), "inference worker")
     assert told.code == "inference_worker_error"
-    assert told.message == "The inference worker met an unexpected ValueError: odd"
+    assert told.message.startswith("The inference worker met an unexpected ValueError; ")
+
+
+def test_a_fault_has_its_place() -> None:
+    try:
+        encode(Notice(level="info", message="a row " * LINE_BYTES))
+    except WireError as error:
+        told = failure(error, "trainer").message
+    assert re.search(r"unexpected WireError at ftd\.core\.wire:\d+; ", told)
+
+
+@pytest.mark.parametrize(("words", "logged"), [(False, False), (True, True)])
+def test_the_words_of_a_fault_are_for_the_log_of_whom_it_concerns(
+    tmp_path: Path, words: bool, logged: bool
+) -> None:
+    (tmp_path / "in").mkdir()
+    if words:
+        (tmp_path / "in" / "words").touch()
+    shim = Shim("tests.worker.quoting", tmp_path, tmp_path / "log")
+    shim.assign("job", Row(text="canary row"))
+    told = shim.hear(Failed).message
+    assert shim.end() == 0
+    log = (tmp_path / "log").read_text()
+    assert re.match(r"The quoting program met an unexpected KeyError at ftd\.\S+:\d+; ", told)
+    assert ("canary" in log) == logged
+    for place in ("in work", "ValueError", "KeyError"):
+        assert place in log, "where it was, and what led there"
 
 
 def test_a_worker_sees_what_it_was_lent_or_what_its_environment_says(

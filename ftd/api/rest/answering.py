@@ -109,7 +109,9 @@ class _Answering:
             try:
                 await self._tell(replies, piece)
             except FtdError as error:
-                log.info("answer broken off", extra={"answer": replies[0].id, "why": error.message})
+                # Not in its words: of a request that is refused they quote it.
+                told = {"answer": replies[0].id, "kind": error.kind.name, "code": error.code}
+                log.info("answer broken off", extra=told)
                 await piece(_event(errors.body(self._renamed(error))))
         await piece(b"")
 

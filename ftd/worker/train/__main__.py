@@ -19,7 +19,7 @@ _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 def main() -> int:
     if sys.argv[1:]:
         return alone.main(sys.argv[1:], _LIBRARIES)
-    return program.run("trainer", _LIBRARIES, load)
+    return program.run("trainer", _LIBRARIES, load, words=True)
 
 
 def load() -> program.Work:
