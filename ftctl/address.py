@@ -30,11 +30,13 @@ def target(addr: str | None) -> str:
     An address is a socket's path (with or without `unix:`), HOST:PORT on loopback, or
     `tls://HOST:PORT`; another host's HOST:PORT becomes the last, so that no key travels in clear.
     Raises Failure when nothing is there: at once, but for a daemon that has only just been
-    started, which is waited for.
+    started, which is waited for; and for a link to a socket of somebody else.
     """
     if given := addr or os.environ.get("FTD_ADDR"):
         return _parse(given)
     candidates = (home() / "ftd.sock", SYSTEM_SOCKET)
+    for path in candidates:
+        _refuse_anothers(path)
     if found := _listening(candidates):
         return _unix(found)
     if starting.daemon():
@@ -111,6 +113,21 @@ def _listening(candidates: tuple[Path, ...]) -> Path | None:
             continue
         return path
     return None
+
+
+def _refuse_anothers(path: Path) -> None:
+    """A killed daemon leaves its link behind. The directory that it names goes with a reboot, and
+    anybody may make it anew who wants to be told keys."""
+    try:
+        owners = {path.lstat().st_uid, path.resolve().stat().st_uid}
+    except OSError:
+        return
+    if len(owners) > 1:
+        raise Failure(
+            f"{path} leads to a socket of somebody else: {path.resolve()}",
+            hint="remove it and start `ftd serve`, or name the daemon with --addr",
+            status=Status.NOT_ALLOWED,
+        )
 
 
 def _is_there(path: Path) -> bool:

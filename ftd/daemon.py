@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,7 +23,7 @@ from ftd.core.device import Device
 from ftd.core.errors import FULL_DISK, FtdError, Kind
 from ftd.core.ids import Ids
 from ftd.engine import Engine
-from ftd.host import certificates, cpu, descriptors, devices, lock, systemd
+from ftd.host import certificates, cpu, descriptors, devices, lock, sockets, systemd
 from ftd.host.home import Home
 from ftd.host.space import Space
 from ftd.launch.local import LocalLauncher
@@ -42,6 +41,7 @@ from ftd.service.jobs import Jobs
 from ftd.service.keys import Keys
 from ftd.service.models import Models
 from ftd.service.node import Node
+from ftd.service.rates import Rates
 from ftd.serving.handoff import Handoff
 from ftd.serving.pool import Pool
 from ftd.serving.worker import Rooms as ServingRooms
@@ -56,8 +56,7 @@ SWEEP_S = 60.0
 LAG_S = 1.0
 SPACE_S = 1.0
 GRACE_S = 1.0  # that open requests get at the end
-SOCKET_PATH_BYTES = 100  # of the kernel's 108
-OTHER_DESCRIPTORS = 2048  # than those of REST connections: gRPC's, files, logs, shims
+OTHER_DESCRIPTORS = 2048  # than those of connections: files, logs, shims, who is refused
 EXAMINE_S = 3600  # that systemd gives the look at the whole database, on a slow disk
 EX_DATAERR, EX_IOERR, EX_TEMPFAIL = 65, 74, 75
 
@@ -91,7 +90,8 @@ def serve(settings: Settings) -> NoReturn:
     the database cannot be used, 74 when the disk is full or the database has failed under us.
     """
     os.umask(0o077)
-    descriptors.allow(settings.limits.connections + OTHER_DESCRIPTORS)
+    doors = 2 + len(settings.grpc)  # REST, the unix socket, and each address
+    descriptors.allow(doors * settings.limits.connections + OTHER_DESCRIPTORS)
     home = Home(settings.home)
     try:
         _make(home)
@@ -262,6 +262,7 @@ async def assemble(settings: Settings, home: Home) -> AsyncIterator[House]:
         )
         door = Door(
             keys=await Keys.open(store, home.root / "admin.key", secrets.choice),
+            rates=Rates(settings.limits.requests_per_minute, clock.monotonic),
             files=Files(files),
             jobs=Jobs(store, settings, launcher, bell, space),
             models=Models(store, home, settings, sandbox),
@@ -327,7 +328,7 @@ async def _faces(settings: Settings, house: House) -> AsyncIterator[None]:
     """Open both faces, say where, and close them again."""
     metrics, door, home = house.engine.rooms.metrics, house.door, house.home
     host, _, port = settings.rest.rpartition(":")
-    socket = socket_path(home.root)
+    socket = sockets.path(home.root)
     identity = certificates.read(settings.tls)
     rest = await rest_server.serve(door, host, int(port), metrics.api.observe_http, identity)
     try:
@@ -355,20 +356,6 @@ async def _faces(settings: Settings, house: House) -> AsyncIterator[None]:
             await grpc.stop(GRACE_S)
     finally:
         await rest.stop()
-
-
-def socket_path(home: Path) -> Path:
-    """Where the home's gRPC socket lies: a short path, whatever the home's is."""
-    runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    if runtime:
-        directory = Path(runtime)
-    else:
-        base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/ftd-{os.getuid()}"  # noqa: S108
-        directory = Path(base) / f"ftd-{sha256(os.fsencode(home)).hexdigest()[:16]}"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = directory / "ftd.sock"
-    assert len(os.fsencode(path)) <= SOCKET_PATH_BYTES, f"{path} is too long for a socket"
-    return path
 
 
 def _link(link: Path, target: Path) -> None:

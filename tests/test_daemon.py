@@ -35,6 +35,19 @@ def refusal(home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(serve(home), capture_output=True, text=True, timeout=30, check=False)
 
 
+def test_a_new_home_is_its_owners_alone(tmp_path: Path) -> None:
+    """Though whoever starts the daemon lets others read what he makes."""
+    home = tmp_path / "home"
+    with subprocess.Popen(serve(home), umask=0o022) as daemon:
+        until((home / "endpoint.json").exists, 30)
+        open_to_others = [
+            path for path in (home, *home.rglob("*"))
+            if not path.is_symlink() and path.lstat().st_mode & 0o077
+        ]  # fmt: skip
+        daemon.kill()
+    assert open_to_others == []
+
+
 def test_sigterm_does_not_wait_for_a_thread_that_copies(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with subprocess.Popen([sys.executable, "-c", BUSY, str(home)]) as daemon:

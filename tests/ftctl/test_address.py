@@ -1,5 +1,6 @@
 """Where ftctl looks for the daemon and the key, in order."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -55,6 +56,18 @@ def test_a_socket_that_a_killed_daemon_left_goes_after_one_that_answers(
         listening.listen()
         assert address.target(None) == f"unix:{system}"
     assert address.target(None) == f"unix:{home / 'ftd.sock'}"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a socket away")
+def test_a_link_to_a_socket_of_somebody_else_is_not_followed(home: Path, tmp_path: Path) -> None:
+    """A daemon was killed, /tmp was emptied, and another user has made its directory anew."""
+    theirs = bind(tmp_path / "theirs" / "ftd.sock")
+    (home / "ftd.sock").symlink_to(theirs)
+    assert address.target(None) == f"unix:{theirs}"
+    os.chown(theirs, 12345, 12345)
+    with pytest.raises(Failure, match="of somebody else") as caught:
+        address.target(None)
+    assert caught.value.status is Status.NOT_ALLOWED
 
 
 def test_a_home_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
