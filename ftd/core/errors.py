@@ -54,16 +54,24 @@ class FtdError(Exception):
     """A mistake somebody outside can mend, or a limit somebody outside has met.
 
     `code` and `param` are OpenAI's: a machine-readable reason and the request field at fault.
+    `retry_s` is when to try again; what the kind says of it, if nothing else is known.
     """
 
     def __init__(
-        self, kind: Kind, message: str, *, code: str | None = None, param: str | None = None
+        self,
+        kind: Kind,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.code = code
         self.param = param
+        self.retry_s = kind.retry_s if retry_s is None else retry_s
 
 
 def invalid(message: str, *, code: str | None = None, param: str | None = None) -> FtdError:

@@ -17,6 +17,7 @@ from ftd.store import models
 from ftd.store.store import Store
 
 MAX_CHOICES = 128
+MAX_TOKENS = 2**31 - 1
 MAX_STOPS = 4
 MAX_LIKELY = {"chat": 20, "text": 5, "tokens": 5}  # of top_logprobs, of logprobs in completions
 MAX_BIASES = 1024
@@ -173,7 +174,7 @@ def check(request: ChatRequest) -> None:
     _within("n", sampling.n, 1, MAX_CHOICES)
     if sampling.max_tokens is not None:
         least = 1 if request.prompt.kind == "chat" else 0  # none: only the prompt's echo
-        _within("max_tokens", sampling.max_tokens, least, 2**31 - 1)
+        _within("max_tokens", sampling.max_tokens, least, MAX_TOKENS)
     if sampling.seed is not None:
         _within("seed", sampling.seed, *SEEDS)
     if sampling.top_logprobs is not None:

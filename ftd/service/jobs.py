@@ -26,7 +26,9 @@ from ftd.store.store import Store
 JOBS_PAGE = 20
 EVENTS_PAGE = 20
 CHECKPOINTS_PAGE = 10
+METHODS = ("supervised",)
 MAX_SEED = 2_147_483_647
+MAX_MULTIPLIER = 1000  # of the learning rate
 MAX_PAIRS, MAX_KEY, MAX_VALUE = 16, 64, 512  # of metadata
 PRIORITIES = range(-1000, 1001)
 WATCHED = 500  # events of one read
@@ -305,7 +307,7 @@ def _check_file(tx: Transaction, actor: Actor, file_id: str, param: str) -> None
 
 def check(request: CreateJob) -> None:
     """Every bound of a create request, in one place. Raises INVALID with the field at fault."""
-    if request.method != "supervised":
+    if request.method not in METHODS:
         raise invalid(
             f"method.type {request.method!r} is not supported; use 'supervised'.",
             param="method.type",
@@ -317,9 +319,9 @@ def check(request: CreateJob) -> None:
     if asked.batch_size is not None and not 1 <= asked.batch_size <= MAX_BATCH:
         raise invalid(f"batch_size must be between 1 and {MAX_BATCH}.", param=f"{where}.batch_size")
     multiplier = asked.learning_rate_multiplier
-    if multiplier is not None and not 0 < multiplier <= 1000:
+    if multiplier is not None and not 0 < multiplier <= MAX_MULTIPLIER:
         raise invalid(
-            "learning_rate_multiplier must be greater than 0 and at most 1000.",
+            f"learning_rate_multiplier must be greater than 0 and at most {MAX_MULTIPLIER}.",
             param=f"{where}.learning_rate_multiplier",
         )
     if request.suffix is not None and not 1 <= len(request.suffix) <= MAX_SUFFIX:

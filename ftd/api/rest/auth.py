@@ -73,6 +73,11 @@ def check_rules(routers: Iterable[APIRouter]) -> None:
         raise AssertionError(f"routes without a rule, or rules without a route: {sorted(odd)}")
 
 
+def methods(path: str) -> list[str]:
+    """What may be asked of a path, in order: none where no route has it."""
+    return sorted(method for method, pattern, _ in _PATTERNS if pattern.match(path))
+
+
 # As the router itself reads them, in its order.
 _PATTERNS = [
     (method, compile_path(template)[0], route)

@@ -1,7 +1,7 @@
 """What clients may send to create a job: OpenAI's request, its types checked, its values not.
 
 Null is the same as absent, unknown keys are ignored, and so is what lies beside the method's own
-key. The values' bounds are the service's.
+key. The values' bounds are the service's, which refuses in its own words; the document tells them.
 """
 
 from typing import Annotated, Any
@@ -11,9 +11,24 @@ from pydantic_core import PydanticCustomError
 
 from ftd.core.errors import invalid
 from ftd.core.hyperparams import MAX_BATCH, MAX_EPOCHS, Requested
-from ftd.service.jobs import CreateJob
+from ftd.core.models import MAX_SUFFIX
+from ftd.service.jobs import (
+    MAX_KEY,
+    MAX_MULTIPLIER,
+    MAX_PAIRS,
+    MAX_SEED,
+    MAX_VALUE,
+    METHODS,
+    PRIORITIES,
+    CreateJob,
+)
 
 AUTO = "auto"
+
+
+def bounds(least: float, most: float) -> dict[str, Any]:
+    """A number's bounds, for the document alone."""
+    return {"minimum": least, "maximum": most}
 
 
 def _integer(value: object) -> object:
@@ -42,8 +57,8 @@ def _number_or_auto(value: object) -> object:
     return value
 
 
-def _auto_or(kind: str, **bounds: int) -> WithJsonSchema:
-    known = [{"const": AUTO, "type": "string"}, {"type": kind, **bounds}, {"type": "null"}]
+def _auto_or(kind: str, **keywords: float) -> WithJsonSchema:
+    known = [{"const": AUTO, "type": "string"}, {"type": kind, **keywords}, {"type": "null"}]
     return WithJsonSchema({"anyOf": known})
 
 
@@ -56,7 +71,9 @@ AutoNumber = Annotated[Finite | None, BeforeValidator(_number_or_auto)]
 class HyperparametersBody(BaseModel):
     n_epochs: Annotated[AutoInteger, _auto_or("integer", minimum=1, maximum=MAX_EPOCHS)] = None
     batch_size: Annotated[AutoInteger, _auto_or("integer", minimum=1, maximum=MAX_BATCH)] = None
-    learning_rate_multiplier: Annotated[AutoNumber, _auto_or("number", exclusiveMinimum=0)] = None
+    learning_rate_multiplier: Annotated[
+        AutoNumber, _auto_or("number", exclusiveMinimum=0, maximum=MAX_MULTIPLIER)
+    ] = None
 
     def requested(self) -> Requested:
         return Requested(
@@ -71,7 +88,7 @@ class SupervisedBody(BaseModel):
 
 
 class MethodBody(BaseModel):
-    type: str = Field(description="supervised")
+    type: str = Field(json_schema_extra={"enum": list(METHODS)})
     supervised: SupervisedBody | None = None
 
 
@@ -87,12 +104,29 @@ class CreateJobBody(BaseModel):
         json_schema_extra={"deprecated": True},
         description="The older place; method.supervised.hyperparameters wins.",
     )
-    suffix: str | None = Field(None, description="1 to 64 characters of the tuned model's name.")
-    seed: Integer | None = Field(None, description="0 to 2147483647; drawn where absent.")
-    integrations: list[Any] | None = Field(None, description="Null or empty: none is supported.")
-    metadata: dict[str, str] | None = Field(None, description="At most 16 pairs, 64 and 512 long.")
+    suffix: str | None = Field(
+        None,
+        json_schema_extra={"minLength": 1, "maxLength": MAX_SUFFIX},
+        description="Of the tuned model's name.",
+    )
+    seed: Integer | None = Field(
+        None, json_schema_extra=bounds(0, MAX_SEED), description="Drawn where absent."
+    )
+    integrations: list[Any] | None = Field(
+        None, json_schema_extra={"maxItems": 0}, description="None is supported."
+    )
+    metadata: dict[str, str] | None = Field(
+        None,
+        json_schema_extra={
+            "maxProperties": MAX_PAIRS,
+            "propertyNames": {"maxLength": MAX_KEY},
+            "additionalProperties": {"maxLength": MAX_VALUE},
+        },
+    )
     priority: Integer | None = Field(
-        None, description="Higher goes first, -1000 to 1000, default 0. An addition of ours."
+        None,
+        json_schema_extra=bounds(PRIORITIES[0], PRIORITIES[-1]),
+        description="Higher goes first, default 0. An addition of ours.",
     )
 
     def request(self) -> CreateJob:

@@ -2,7 +2,8 @@
 
 Null is the same as absent and unknown keys are ignored, as in every body. A key that OpenAI knows
 (or that other servers of open models do) and that would change the answer, but cannot here, is
-refused by its name: nobody shall believe that it was heeded. Bounds are the service's.
+refused by its name: nobody shall believe that it was heeded. Bounds are the service's; those that
+a schema can tell are in the document.
 """
 
 import math
@@ -12,15 +13,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from ftd.api.rest.bodies import Integer
+from ftd.api.rest import chat_document as document
+from ftd.api.rest.bodies import Integer, bounds
 from ftd.core import chat
 from ftd.core.conversation import read_constraint, read_conversation
 from ftd.core.errors import FtdError, empty_array, invalid
-from ftd.service.chat import MAX_CHOICES, ChatRequest
+from ftd.service.chat import MAX_CHOICES, MAX_LIKELY, MAX_TOKENS, ChatRequest
 
 COMPLETION_TOKENS = 16  # of /v1/completions, where max_tokens is absent
-
-MAX_TOKEN_ID = 2**31 - 1
 
 # Keys that cannot be heeded, and the values by which they ask for nothing.
 _OF_OTHERS: dict[str, tuple[object, ...]] = {
@@ -95,45 +95,8 @@ def _biases(value: object) -> object:
 
 
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Stops = Annotated[
-    list[str],
-    BeforeValidator(_stops),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}, "maxItems": 4},
-            ]
-        }
-    ),
-]
-Biases = Annotated[
-    dict[int, float],
-    BeforeValidator(_biases),
-    WithJsonSchema(
-        {
-            "type": "object",
-            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
-        }
-    ),
-]
-
-
-def _given(schema: dict[str, Any]) -> WithJsonSchema:
-    """Describes what is read below, by hand."""
-    return WithJsonSchema(schema)
-
-
-_OBJECTS = {"type": "array", "items": {"type": "object"}}
-_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-_PROMPT = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1},
-        _IDS,
-        {"type": "array", "items": _IDS, "minItems": 1},
-    ]
-}
+Stops = Annotated[list[str], BeforeValidator(_stops), WithJsonSchema(document.STOPS)]
+Biases = Annotated[dict[int, float], BeforeValidator(_biases), WithJsonSchema(document.BIASES)]
 
 
 class StreamOptions(BaseModel):
@@ -148,14 +111,28 @@ class _Asked(BaseModel):
 
     model: str = Field(description="A base model, an alias, a tuned model or a checkpoint.")
     max_tokens: Integer | None = Field(None, description="At most so many tokens for each choice.")
-    temperature: Number | None = Field(None, description="0 to 2, default 1; 0 is greedy.")
-    top_p: Number | None = Field(None, description="0 to 1, default 1.")
-    n: Integer | None = Field(None, description="Choices for each prompt: 1 to 128, default 1.")
-    stop: Stops | None = Field(None, description="At most 4; the answer ends before one of them.")
-    seed: Integer | None = Field(None, description="The same answer each time; else one is drawn.")
-    frequency_penalty: Number | None = Field(None, description="-2 to 2, default 0.")
-    presence_penalty: Number | None = Field(None, description="-2 to 2, default 0.")
-    logit_bias: Biases | None = Field(None, description="-100 to 100, by token id.")
+    temperature: Number | None = Field(
+        None, json_schema_extra=bounds(0, 2), description="Default 1; 0 is greedy."
+    )
+    top_p: Number | None = Field(None, json_schema_extra=bounds(0, 1), description="Default 1.")
+    n: Integer | None = Field(
+        None,
+        json_schema_extra=bounds(1, MAX_CHOICES),
+        description="Choices for each prompt, default 1.",
+    )
+    stop: Stops | None = Field(None, description="The answer ends before one of them.")
+    seed: Integer | None = Field(
+        None,
+        json_schema_extra=document.SEED,
+        description="The same answer each time; else one is drawn.",
+    )
+    frequency_penalty: Number | None = Field(
+        None, json_schema_extra=document.PENALTY, description="Default 0."
+    )
+    presence_penalty: Number | None = Field(
+        None, json_schema_extra=document.PENALTY, description="Default 0."
+    )
+    logit_bias: Biases | None = Field(None, description="By token id.")
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
 
@@ -196,25 +173,29 @@ class _Asked(BaseModel):
 class ChatBody(_Asked):
     """OpenAI's request for an answer to a conversation."""
 
-    messages: Annotated[Any, _given(_OBJECTS | {"minItems": 1})] = Field(
+    messages: Annotated[Any, WithJsonSchema(document.MESSAGES)] = Field(
         description="Roles system, developer, user, assistant and tool; content is text."
     )
     max_tokens: Integer | None = Field(
         None,
-        json_schema_extra={"deprecated": True},
+        json_schema_extra={"deprecated": True, **document.CHAT_TOKENS},
         description="The older name of max_completion_tokens.",
     )
     max_completion_tokens: Integer | None = Field(
-        None, description="At most so many tokens for each choice; else what the context holds."
+        None,
+        json_schema_extra=document.CHAT_TOKENS,
+        description="At most so many tokens for each choice; else what the context holds.",
     )
     logprobs: StrictBool | None = None
-    top_logprobs: Integer | None = Field(None, description="0 to 20; needs logprobs.")
-    tools: Annotated[Any, _given(_OBJECTS | {"maxItems": 128})] = None
-    tool_choice: Annotated[Any, _given({"type": ["string", "object"]})] = Field(
+    top_logprobs: Integer | None = Field(
+        None, json_schema_extra=bounds(0, MAX_LIKELY["chat"]), description="Needs logprobs."
+    )
+    tools: Annotated[Any, WithJsonSchema(document.TOOLS)] = None
+    tool_choice: Annotated[Any, WithJsonSchema(document.TOOL_CHOICE)] = Field(
         None, description="auto, none, required, or the function to be called."
     )
     parallel_tool_calls: StrictBool | None = None
-    response_format: Annotated[Any, _given({"type": "object"})] = Field(
+    response_format: Annotated[Any, WithJsonSchema(document.FORMAT)] = Field(
         None, description="text, json_object or json_schema."
     )
 
@@ -264,15 +245,25 @@ class ChatBody(_Asked):
 class CompletionBody(_Asked):
     """OpenAI's request for a text, or several, to go on."""
 
-    prompt: Annotated[Any, _given(_PROMPT)] = Field(
+    prompt: Annotated[Any, WithJsonSchema(document.PROMPT)] = Field(
         description="Texts, or token ids of the model's own tokenizer; control tokens are text."
     )
     max_tokens: Integer | None = Field(
-        None, description=f"At most so many tokens for each choice, default {COMPLETION_TOKENS}."
+        None,
+        json_schema_extra=bounds(0, MAX_TOKENS),
+        description=f"At most so many tokens for each choice, default {COMPLETION_TOKENS}.",
     )
-    best_of: Integer | None = Field(None, description="The same as n, or absent.")
+    best_of: Integer | None = Field(
+        None,
+        json_schema_extra=bounds(1, MAX_CHOICES),
+        description="The same as n, or absent.",
+    )
     echo: StrictBool | None = Field(None, description="The text begins with the prompt.")
-    logprobs: Integer | None = Field(None, description="0 to 5: so many beside each token's own.")
+    logprobs: Integer | None = Field(
+        None,
+        json_schema_extra=bounds(0, MAX_LIKELY["text"]),
+        description="So many beside each token's own.",
+    )
 
     def requests(self) -> list[ChatRequest]:
         """One for each prompt. Raises INVALID for what cannot be heeded."""
@@ -342,7 +333,7 @@ def _tokens(ids: list[Any], at: str) -> chat.Tokens:
 
 def _are_ids(values: list[Any]) -> bool:
     # `type`, because true is an int too
-    return all(type(value) is int and 0 <= value <= MAX_TOKEN_ID for value in values)
+    return all(type(value) is int and 0 <= value <= document.MAX_TOKEN_ID for value in values)
 
 
 def unsupported(param: str, instead: str | None = None) -> FtdError:

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from ftd.api.rest.auth import methods
 from ftd.core.errors import FtdError, Kind, invalid
 
 TOLD = 5  # faults of one request that its answer names
@@ -30,13 +31,13 @@ class ErrorBody(BaseModel):
 
 
 def response(error: FtdError, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer to a failed request; 401 says how to do better, 503 and 507 when."""
+    """The answer to a failed request; 401 says how to do better, 429, 503 and 507 when."""
     kind = error.kind
     extra = dict(headers or {})
     if kind is Kind.UNAUTHENTICATED:
         extra["WWW-Authenticate"] = 'Bearer realm="ftd"'
-    if kind.retry_s is not None:
-        extra.setdefault("Retry-After", str(kind.retry_s))
+    if error.retry_s is not None:
+        extra.setdefault("Retry-After", str(error.retry_s))
     return JSONResponse(body(error).model_dump(), status_code=kind.http_status, headers=extra)
 
 
@@ -65,7 +66,11 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for HTTPException"
     if isinstance(error.__cause__, FtdError | ClientDisconnect):
         raise error.__cause__  # FastAPI wraps what reading a body raises; the ledger takes it
-    return response(_from_http(request, error), error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == Kind.METHOD_NOT_ALLOWED.http_status:
+        # The framework names those of one route alone.
+        headers["Allow"] = ", ".join(methods(request.scope["path"]))
+    return response(_from_http(request, error), headers)
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:

@@ -1,14 +1,17 @@
 """/v1/files: training data in, result files out."""
 
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from ftd.api.rest import form, schema
 from ftd.api.rest.auth import Caller, TheDoor
+from ftd.api.rest.bodies import bounds
 from ftd.api.rest.content import Content
 from ftd.api.rest.idempotency import IdempotencyKey
+from ftd.api.rest.queries import Format, Limit, Order, Text
 from ftd.core.file import PURPOSES, RESULTS
+from ftd.service.files import EXPIRES_S
 
 router = APIRouter(prefix="/v1/files", tags=["Files"])
 
@@ -23,21 +26,14 @@ _UPLOAD: dict[str, Any] = {
                     "properties": {
                         form.FILE: {"type": "string", "format": "binary"},
                         form.PURPOSE: {"type": "string", "enum": sorted(PURPOSES)},
-                        "expires_after": {
-                            "type": "object",
-                            "required": ["anchor", "seconds"],
-                            "properties": {
-                                "anchor": {"type": "string", "enum": ["created_at"]},
-                                "seconds": {
-                                    "type": "integer",
-                                    "minimum": 3600,
-                                    "maximum": 2592000,
-                                },
-                            },
-                        },
+                        form.ANCHOR: {"type": "string", "enum": ["created_at"]},
+                        form.SECONDS: {"type": "integer", **bounds(EXPIRES_S[0], EXPIRES_S[-1])},
+                    },
+                    "dependentRequired": {
+                        form.ANCHOR: [form.SECONDS],
+                        form.SECONDS: [form.ANCHOR],
                     },
                 },
-                "encoding": {"expires_after": {"style": "deepObject", "explode": True}},
             }
         },
     }
@@ -74,10 +70,10 @@ async def create(
 async def list_files(
     door: TheDoor,
     caller: Caller,
-    purpose: str | None = None,
-    limit: int | None = None,
-    order: str | None = None,
-    after: str | None = None,
+    purpose: Text = None,
+    limit: Limit = None,
+    order: Order = None,
+    after: Text = None,
 ) -> schema.FileList:
     """Newest first, or oldest with order=asc; 10,000 where no limit is given."""
     page = await door.files.list(caller, purpose=purpose, after=after, limit=limit, order=order)
@@ -105,7 +101,7 @@ async def content(
     file_id: str,
     door: TheDoor,
     caller: Caller,
-    format: Literal["csv"] | None = None,  # noqa: A002 - the parameter's public name
+    format: Format = None,  # noqa: A002 - the parameter's public name
 ) -> Response:
     """The bytes. OpenAI serves result files in base64: so do we, unless CSV is asked for."""
     file = await door.files.get(caller, file_id)

@@ -27,8 +27,9 @@ MAX_BOUNDARY = 200  # RFC 2046 allows 70
 
 FILE = "file"
 PURPOSE = "purpose"
-ANCHOR = "expires_after[anchor]"
-SECONDS = "expires_after[seconds]"
+EXPIRES_AFTER = "expires_after"
+ANCHOR = f"{EXPIRES_AFTER}[anchor]"
+SECONDS = f"{EXPIRES_AFTER}[seconds]"
 
 _UNSHOWN = frozenset({"Cc", "Zl", "Zp"})  # Unicode categories: controls, line, paragraph ends
 
@@ -140,6 +141,13 @@ class _Reader:
         self._field = None
 
     def _expires_after_s(self) -> int | None:
+        if EXPIRES_AFTER in self._fields:
+            # Ignored like any unknown field, it would keep a file that was to go.
+            raise invalid(
+                f"'{ANCHOR}' and '{SECONDS}' are fields of their own; send them "
+                f"instead of '{EXPIRES_AFTER}'.",
+                param=EXPIRES_AFTER,
+            )
         if ANCHOR not in self._fields and SECONDS not in self._fields:
             return None
         for name in (ANCHOR, SECONDS):

@@ -8,6 +8,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
+from ftd.api.rest.errors import ErrorBody
 from ftd.api.rest.presence import Attended, stream
 from ftd.api.rest.strict_json import StrictRequest, StrictRoute
 from ftd.config import Limits
@@ -65,17 +66,27 @@ def _relay(door: Door, request: Request, model: str, body: bytes) -> Any:
 
 def streamed(whole: type[BaseModel], chunk: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """Describes an answer that comes whole, or in chunks where the request has `stream`."""
-    events = {
+    piece = _inlined(chunk.model_json_schema(mode="serialization"))
+    piece["required"].remove("usage")  # which is there only where it is asked for
+    broken = _inlined(ErrorBody.model_json_schema(mode="serialization"))
+    told = {
         "type": "string",
-        "description": "Where `stream` is true: events `data: ...` with chunks, then [DONE].",
         "contentMediaType": "application/json",
-        "contentSchema": _inlined(chunk.model_json_schema(mode="serialization")),
+        "contentSchema": {"anyOf": [piece, broken]},
+    }
+    event = {
+        "type": "object",
+        "description": "Where `stream` is true: events with a chunk each, then one with [DONE], or "
+        "one with the error that broke it off.",
+        "required": ["data"],
+        "properties": {"data": {"anyOf": [told, {"const": "[DONE]"}]}},
     }
     return {
         200: {
             "model": whole,
             "description": "The answer.",
-            "content": {"text/event-stream": {"schema": events}},
+            # OpenAPI 3.2's word for what each event is, as FastAPI writes it too.
+            "content": {"text/event-stream": {"itemSchema": event}},
         }
     }
 

@@ -3,17 +3,22 @@
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
+from pydantic import WithJsonSchema
 
 from ftd.core.errors import invalid
-from ftd.core.once import Once
+from ftd.core.once import MAX_KEY, Once
 
 _NAME = "idempotency-key"
+_DOCUMENTED = WithJsonSchema(
+    {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[ -~]*$"}
+)
 
 
 async def _key(
     request: Request,
     shown: Annotated[
         str | None,
+        _DOCUMENTED,
         Header(
             alias="Idempotency-Key",
             description="Of your choice: sent again with the same request within 24 hours, it "

@@ -8,6 +8,7 @@ from ftd.api.rest import schema
 from ftd.api.rest.auth import Caller, TheDoor
 from ftd.api.rest.bodies import CreateJobBody
 from ftd.api.rest.idempotency import AskedOnce
+from ftd.api.rest.queries import Limit, Text
 from ftd.api.rest.strict_json import StrictRoute
 from ftd.core.errors import invalid
 from ftd.service.jobs import MetadataFilter
@@ -57,8 +58,8 @@ async def list_jobs(
     door: TheDoor,
     caller: Caller,
     metadata: Annotated[MetadataFilter | None, Depends(metadata_filter)],
-    after: str | None = None,
-    limit: int | None = None,
+    after: Text = None,
+    limit: Limit = None,
 ) -> schema.JobList:
     """Newest first, 20 where no limit is given."""
     page = await door.jobs.list(caller, after=after, limit=limit, metadata=metadata)
@@ -99,8 +100,8 @@ async def list_events(
     fine_tuning_job_id: str,
     door: TheDoor,
     caller: Caller,
-    after: str | None = None,
-    limit: int | None = None,
+    after: Text = None,
+    limit: Limit = None,
 ) -> schema.EventList:
     """What happened, newest first, 20 where no limit is given."""
     page = await door.jobs.events(caller, fine_tuning_job_id, after=after, limit=limit)
@@ -112,8 +113,8 @@ async def list_checkpoints(
     fine_tuning_job_id: str,
     door: TheDoor,
     caller: Caller,
-    after: str | None = None,
-    limit: int | None = None,
+    after: Text = None,
+    limit: Limit = None,
 ) -> schema.CheckpointList:
     """Published checkpoints, highest step first, 10 where no limit is given."""
     page = await door.jobs.checkpoints(caller, fine_tuning_job_id, after=after, limit=limit)

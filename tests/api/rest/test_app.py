@@ -1,9 +1,14 @@
 """The face's surface, and the document that describes it."""
 
+from typing import Any
+
 import httpx2
+import pytest
 from fastapi.routing import APIRoute
 
 from ftd.api.rest import chat, completions, files, jobs, models, node
+from tests.api.rest.face import BASE
+from tests.api.rest.test_errors import error_of
 
 # Adding a route means editing this table: a moment to doubt.
 SURFACE = {
@@ -62,10 +67,22 @@ async def test_every_operation_tells_its_errors_and_its_key(http: httpx2.AsyncCl
             assert operation["description"]
 
 
+async def test_no_parameter_is_said_to_be_null(http: httpx2.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] != "metadata":  # which takes the word
+                    assert "anyOf" not in parameter["schema"], parameter
+
+
 async def test_bodies_are_described(http: httpx2.AsyncClient) -> None:
     document = (await http.get("/openapi.json")).json()
     upload = document["paths"]["/v1/files"]["post"]["requestBody"]["content"]
-    assert upload["multipart/form-data"]["schema"]["required"] == ["file", "purpose"]
+    form = upload["multipart/form-data"]["schema"]
+    assert form["required"] == ["file", "purpose"]
+    # As they are sent: a field that holds an object would be another one.
+    assert {"expires_after[anchor]", "expires_after[seconds]"} < form["properties"].keys()
     create = document["paths"]["/v1/fine_tuning/jobs"]["post"]["requestBody"]["content"]
     reference = create["application/json"]["schema"]["$ref"].rpartition("/")[2]
     body = document["components"]["schemas"][reference]
@@ -73,3 +90,36 @@ async def test_bodies_are_described(http: httpx2.AsyncClient) -> None:
     assert body["properties"]["hyperparameters"]["deprecated"] is True
     job = document["components"]["schemas"]["Job"]
     assert set(job["required"]) == set(job["properties"])
+
+
+@pytest.mark.parametrize(
+    ("path", "valid"),
+    [
+        ("/v1/fine_tuning/jobs", {"model": BASE, "training_file": "file-x"}),
+        (
+            "/v1/chat/completions",
+            {"model": BASE, "messages": [{"role": "user", "content": "a"}], "logprobs": True},
+        ),
+        ("/v1/completions", {"model": BASE, "prompt": "a"}),
+    ],
+)
+async def test_the_bounds_in_the_document_are_those_that_hold(
+    path: str, valid: dict[str, Any], http: httpx2.AsyncClient
+) -> None:
+    async def blamed(name: str, value: int) -> bool:
+        answer = await http.post(path, json=valid | {name: value})
+        return answer.status_code == 400 and error_of(answer)["param"] == name
+
+    document = (await http.get("/openapi.json")).json()
+    asked = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    body = document["components"]["schemas"][asked["$ref"].rpartition("/")[2]]
+    bounded = {name: told for name, told in body["properties"].items() if "minimum" in told}
+    assert "seed" in bounded
+    bounded.pop("best_of", None)  # it must equal n
+    for name, told in bounded.items():
+        least = int(told["minimum"])
+        most = int(told["maximum"]) if "maximum" in told else int(told["exclusiveMaximum"]) - 1
+        assert not await blamed(name, least), name
+        assert not await blamed(name, most), name
+        assert await blamed(name, least - 1), name
+        assert await blamed(name, most + 1), name

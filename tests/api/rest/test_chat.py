@@ -461,3 +461,8 @@ async def test_the_document_tells_both_forms(http: httpx2.AsyncClient) -> None:
     message = document["components"]["schemas"]["Message"]
     assert set(message["required"]) == {"role", "content", "refusal"}
     assert "$ref" not in json.dumps(content["text/event-stream"])
+    told, done = content["text/event-stream"]["itemSchema"]["properties"]["data"]["anyOf"]
+    assert done == {"const": "[DONE]"}
+    chunk, broken_off = told["contentSchema"]["anyOf"]
+    assert set(chunk["properties"]) - set(chunk["required"]) == {"usage"}
+    assert broken_off["required"] == ["error"]

@@ -34,6 +34,18 @@ async def test_a_wrong_method(http: httpx2.AsyncClient) -> None:
     assert (await http.head("/v1/models")).status_code == 405
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v1/files", "GET, POST"), ("/v1/files/x", "DELETE, GET"), (JOBS, "GET, POST"),
+     ("/v1/models/a/b", "DELETE, GET"), (f"{JOBS}/x/cancel", "POST"), ("/healthz", "GET")],
+)  # fmt: skip
+async def test_a_wrong_method_is_told_all_right_ones(
+    path: str, allowed: str, http: httpx2.AsyncClient
+) -> None:
+    answer = await http.request("PATCH", path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 async def test_our_own_mistake(
     http: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -109,6 +109,11 @@ async def test_unknown_fields_are_ignored() -> None:
             "created_at",
         ),
         (
+            whole(PURPOSE, FILE, part("expires_after", b'{"anchor": "created_at"}')),
+            "expires_after",
+            "fields of their own",
+        ),
+        (
             whole(PURPOSE, FILE, part(form.ANCHOR, b"created_at"), part(form.SECONDS, b"1e9")),
             form.SECONDS,
             "integer",
