@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.types import SecretStr
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -57,9 +58,9 @@ class Limits(_Section):
     body_bytes_per_s: int = Field(1024, ge=0)
     """What a request body must bring on average while it is waited for; 0: a byte now and then."""
     connections: int = Field(1024, ge=16)
-    """Connections to the REST face at once; more are answered 503."""
+    """Connections to the REST face, and to each gRPC address, at once; more are refused."""
     requests_per_minute: int = Field(6000, ge=0)
-    """What one key may ask of the REST face; as many may come at once. 0: no limit."""
+    """What one key may ask, over REST and gRPC together; as many may come at once. 0: no limit."""
     page: int = Field(1000, ge=1)
     """The most rows of one page of jobs, events or checkpoints."""
     check_wait_s: float = Field(5.0, ge=0)
@@ -189,7 +190,7 @@ class Serving(_Section):
     """embedded: workers of our own. vllm: a `vllm serve` that runs already."""
     vllm_url: str = ""
     """Its address up to and without /v1. Its --served-model-name must be the base model's name."""
-    vllm_key: str = ""
+    vllm_key: SecretStr = SecretStr("")
     """Its --api-key, if it has one."""
     wait_s: float = Field(30.0, ge=0)
     """How long a request waits for a device that trains, before it is answered 503."""

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from ftd.core.keys import Scope
+from ftd.host.redact import without_keys
 
 if TYPE_CHECKING:
     from ftd.service.keys import Actor  # which says what it is about, too
@@ -35,7 +36,12 @@ def concerns(name: str) -> None:
     """Say what the current call is about; of no effect outside of one."""
     about = _about.get(None)
     if about is not None and len(about) < NAMED:
-        about.append(name[:CHARACTERS])
+        about.append(_clipped(name))
+
+
+def _clipped(name: str) -> str:
+    """No key in it, which a cut would make unknown to who hides them later."""
+    return without_keys(name)[:CHARACTERS]
 
 
 def ended(
@@ -54,7 +60,7 @@ def ended(
     _log.info(
         "call",
         extra={
-            "call": call[:CHARACTERS],
+            "call": _clipped(call),
             "about": ",".join(_about.get([])) or None,
             "outcome": outcome,
             "key": None if actor is None else actor.key_id or ADMIN_KEY,

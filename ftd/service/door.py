@@ -9,11 +9,13 @@ from ftd.service.jobs import Jobs
 from ftd.service.keys import Keys
 from ftd.service.models import Models
 from ftd.service.node import Node
+from ftd.service.rates import Rates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
     keys: Keys
+    rates: Rates
     files: Files
     jobs: Jobs
     models: Models

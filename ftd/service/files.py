@@ -174,32 +174,36 @@ class Files:
 
     async def accept(self, file: File, temporary: Path, once: Once | None = None) -> File:
         """Publish an uploaded file, check it, and answer within check_wait_s. With `once`, the file
-        that was made of the same upload before, if any.
-
-        Raises INVALID for a fine-tune file that is no JSONL at all: nothing of it is kept.
+        that was made of the same upload before, if any. Raises INVALID for a fine-tune file that is
+        no JSONL at all: nothing of it is kept.
         """
         await asyncio.to_thread(blobs.publish, temporary, self._home.file(file.id))
         try:
             await self._store.db.write(lambda tx: _insert(tx, file, once))
         except Repeated as before:
             self._home.file(file.id).unlink()
-            return await self.get(Actor(project=file.project, name="upload"), before.made)
+            actor = Actor(project=file.project, name="upload")
+            return _jsonl(await self._soon(await self.get(actor, before.made)))
         except FtdError:
             self._home.file(file.id).unlink()
             raise
         if file.purpose != FINE_TUNE:
             return file
-        check = self._spawn(file)
-        done, _ = await asyncio.wait({check}, timeout=self._limits.check_wait_s)
-        if not done:
-            return file
-        checked = check.result()
-        if checked.report is not None and (text := checked.report.get("not_jsonl")):
-            actor = Actor(project=file.project, name="upload")
-            await self.delete(actor, file.id)
+        self._spawn(file)
+        checked = await self._soon(file)
+        try:
+            return _jsonl(checked)
+        except FtdError:
             await self._store.db.write(lambda tx: idempotency.forget(tx, file.id))
-            raise invalid(str(text), param="file")
-        return checked
+            await self.delete(Actor(project=file.project, name="upload"), file.id)
+            raise
+
+    async def _soon(self, file: File) -> File:
+        """As its check leaves it; as it is, where that takes longer than check_wait_s."""
+        if (check := self._checks.get(file.id)) is None:
+            return file
+        done, _ = await asyncio.wait({check}, timeout=self._limits.check_wait_s)
+        return check.result() if done else file
 
     async def _check(self, file: File) -> File:
         """Read the whole file in a process of its own and keep what it found."""
@@ -369,6 +373,13 @@ class Upload:
             raise FtdError(
                 Kind.TOO_LARGE, f"The file is larger than {limit:,} bytes.", param="file"
             )
+
+
+def _jsonl(file: File) -> File:
+    """The file itself. Raises INVALID for one that is no JSONL at all: nothing of it is kept."""
+    if text := (file.report or {}).get("not_jsonl"):
+        raise invalid(str(text), param="file")
+    return file
 
 
 def _insert(tx: Transaction, file: File, once: Once | None) -> None:

@@ -109,6 +109,13 @@ class Keys:
             self._used[key_id] = minute
         return key
 
+    def holds(self, actor: Actor) -> bool:
+        """Whether the actor's key would let it in still."""
+        if actor.key_id is None:
+            return True
+        key = self._live.get(actor.key_id)
+        return key is not None and key.valid(self._store.clock.now())
+
     async def create(self, actor: Actor, request: CreateKey) -> Minted:
         """Make a key of any project. Raises INVALID for a name, a scope, a project or an expiry
         that cannot be, CONFLICT when there are too many."""

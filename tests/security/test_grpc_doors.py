@@ -2,14 +2,24 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.api.grpc.serving import BEARER, refused, served
+from ftd import config
+from ftd.api.grpc import limits, server
+from ftd.host import certificates
+from ftd.v1 import files_pb2
+from tests.api.grpc.fake_door import FakeDoor
+from tests.api.grpc.serving import BEARER, Observed, refused, served, until
+from tests.api.rest.face import KEY as FACE_KEY
+from tests.api.rest.face import serving
+from tests.authority import Authority
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -32,8 +42,8 @@ JUNK = {
 
 @pytest.mark.parametrize("junk", JUNK)
 async def test_junk_is_hung_up_on_and_others_are_served(tmp_path: Path, junk: str) -> None:
-    async with served(tmp_path, tcp=("127.0.0.1:0",)) as (_, server, channel):
-        host, _, port = server.tcp_addresses[0].rpartition(":")
+    async with served(tmp_path, tcp=("127.0.0.1:0",)) as (_, faced, channel):
+        host, _, port = faced.tcp_addresses[0].rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         with contextlib.suppress(ConnectionError, TimeoutError):
             writer.write(JUNK[junk])
@@ -73,3 +83,153 @@ async def test_calls_begun_and_cancelled_at_once_hold_nothing(tmp_path: Path) ->
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(await ask(b"", metadata=BEARER, timeout=10), bytes)
+
+
+async def test_who_pings_too_often_is_hung_up_on(tmp_path: Path) -> None:
+    async with served(tmp_path, tcp=("127.0.0.1:0",)) as (_, faced, channel):
+        host, _, port = faced.tcp_addresses[0].rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(PREFACE + SETTINGS + PING * 100)
+        assert b"too_many_pings" in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        assert await works(channel)
+
+
+# Slow, and many
+
+PLACES = 8
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    """Messages of a client that says that there will be some."""
+    await asyncio.Event().wait()
+    yield b""
+
+
+async def works(channel: grpc.aio.Channel) -> bool:
+    ask = channel.unary_unary("/ftd.v1.Node/ListDevices")
+    return isinstance(await ask(b"", metadata=BEARER, timeout=5), bytes)
+
+
+@contextlib.asynccontextmanager
+async def begun(calls: list[Any]) -> AsyncIterator[list[Any]]:
+    """Calls that are waited on, and cancelled at the end."""
+    reading = [asyncio.ensure_future(call.read()) for call in calls]
+    yield calls
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
+
+
+@pytest.mark.parametrize("method", ["Jobs/GetJob", "Jobs/WatchEvents", "Files/UploadFile"])
+async def test_strangers_are_refused_before_a_message_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Else what they never send would hold the places of others."""
+    monkeypatch.setattr(server, "MAX_CALLS", PLACES)
+    async with served(tmp_path) as (_, _, channel):
+        call = channel.stream_stream(f"/ftd.v1.{method}")
+        async with begun([call(nothing()) for _ in range(PLACES)]) as calls, asyncio.timeout(5):
+            for one in calls:
+                assert await one.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert await works(channel)
+
+
+@pytest.mark.parametrize("method", ["Jobs/GetJob", "Jobs/WatchEvents", "Files/UploadFile"])
+async def test_a_message_that_does_not_come_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(limits, "MESSAGE_S", 0.05)
+    async with served(tmp_path) as (_, _, channel):
+        call = channel.stream_stream(f"/ftd.v1.{method}")(nothing(), metadata=BEARER)
+        async with begun([call]), asyncio.timeout(5):
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_an_upload_that_stalls_is_cut_off_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stalling() -> AsyncIterator[bytes]:
+        header = files_pb2.UploadHeader(filename="a.jsonl", purpose="fine-tune", bytes=100)
+        yield files_pb2.UploadFileRequest(header=header).SerializeToString()
+        yield files_pb2.UploadFileRequest(chunk=b"{").SerializeToString()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(limits, "MESSAGE_S", 0.2)
+    async with served(tmp_path) as (door, _, channel):
+        call = channel.stream_stream("/ftd.v1.Files/UploadFile")(stalling(), metadata=BEARER)
+        async with begun([call]), asyncio.timeout(5):
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert (door.files.uploads, door.files.open_uploads) == (1, 0)
+
+
+WITHOUT_A_KEY: dict[str, Callable[[], Any]] = {
+    "health.v1.Health/Check": nothing,
+    "health.v1.Health/Watch": lambda: iter([b""]),
+    "reflection.v1alpha.ServerReflection/ServerReflectionInfo": nothing,
+}
+
+
+@pytest.mark.parametrize("method", WITHOUT_A_KEY)
+async def test_calls_that_need_no_key_crowd_out_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(server, "MAX_CALLS", PLACES)
+    monkeypatch.setattr(limits, "STRANGERS", 2)
+    async with served(tmp_path) as (_, _, channel):
+        call = channel.stream_stream(f"/grpc.{method}")
+        async with begun([call(WITHOUT_A_KEY[method]()) for _ in range(3 * PLACES)]) as calls:
+            await until(lambda: sum(call.done() for call in calls) == 3 * PLACES - 2)
+            assert await works(channel)
+
+
+async def test_a_key_that_asks_too_much_is_told_so_by_both_doors(tmp_path: Path) -> None:
+    """It has one bucket for them together."""
+    strict = config.load(home=tmp_path / "home", limits=config.Limits(requests_per_minute=2))
+    async with serving(strict) as face:
+        bearer = (("authorization", f"Bearer {FACE_KEY}"),)
+        path = tmp_path / "s"
+        second = await server.serve(face.door, unix_path=path, tcp=(), observe=Observed())
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel, face.http() as http:
+            call = channel.unary_unary("/ftd.v1.Models/ListModels")
+            assert (await http.get("/v1/models")).status_code == 200
+            assert isinstance(await call(b"", metadata=bearer), bytes)
+            assert (await http.get("/v1/models")).status_code == 429
+            code, message, said = await refused(call(b"", metadata=bearer))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert message.startswith("Rate limit reached for requests per minute: 2.")
+            assert said["ftd-code"] == "rate_limit_exceeded"
+            assert said["grpc-retry-pushback-ms"] == "30000"
+            code, _, _ = await refused(call(b""))
+            assert code is grpc.StatusCode.UNAUTHENTICATED
+        await second.stop(0)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_silent_connections_are_counted_and_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    """Before there is TLS, or a word of HTTP/2, with them."""
+    monkeypatch.setattr(server, "HANDSHAKE_S", 1)
+    authority = Authority(tmp_path / "ca")
+    door = FakeDoor(tmp_path)
+    door.settings = config.Settings(home=tmp_path, limits=config.Limits(connections=16))
+    identity = certificates.read(authority.tls()) if tls else None
+    trust = grpc.ssl_channel_credentials(authority.ca.read_bytes())
+    faced = await server.serve(
+        door, unix_path=tmp_path / "s", tcp=("127.0.0.1:0",), observe=Observed(), identity=identity
+    )
+    (address,) = faced.tcp_addresses
+    host, _, port = address.rpartition(":")
+    silent = [await asyncio.open_connection(host, int(port)) for _ in range(16)]
+    beyond = await asyncio.open_connection(host, int(port))
+    assert await asyncio.wait_for(beyond[0].read(), 5) == b""
+    for reader, _ in silent:
+        await asyncio.wait_for(reader.read(), 5)
+    async with (
+        grpc.aio.secure_channel(address, trust) if tls else grpc.aio.insecure_channel(address)
+    ) as channel:
+        assert await works(channel)
+    for _, writer in [*silent, beyond]:
+        writer.close()
+    await faced.stop(0)

@@ -15,8 +15,9 @@ import pytest
 
 from ftd import config
 from ftd.api.rest import server
+from ftd.api.rest.crowd import REFUSED_AT_ONCE
 from ftd.host import certificates
-from tests.api.rest.face import serving
+from tests.api.rest.face import serving, until
 from tests.authority import Authority, Pair
 from tests.running import Daemon, running
 
@@ -154,3 +155,28 @@ def test_the_daemon_does_not_start_in_clear_elsewhere(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "home" / "endpoint.json").exists()
+
+
+async def test_handshakes_that_do_not_come_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silent client of the TLS port takes the place of a connection, and no more than HEAD_S."""
+    monkeypatch.setattr(server, "HEAD_S", 2.0)
+    authority = Authority(tmp_path / "ca")
+    limits = config.Limits(connections=16)
+    settings = config.load(home=tmp_path / "home", tls=authority.tls(), limits=limits)
+    async with serving(settings) as face:
+        silent = [await asyncio.open_connection("127.0.0.1", face.server.port) for _ in range(16)]
+        await until(lambda: face.server.connections == 16)
+        trust = ssl.create_default_context(cafile=authority.ca)
+        reader, writer = await asyncio.open_connection("127.0.0.1", face.server.port, ssl=trust)
+        assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
+        writer.close()
+        crowd = [await asyncio.open_connection("127.0.0.1", face.server.port) for _ in range(200)]
+        await until(lambda: face.server.connections == 16 + REFUSED_AT_ONCE)
+        assert await asyncio.wait_for(crowd[-1][0].read(), 5) == b""
+        await until(lambda: face.server.connections == 0)
+        async with face.http(verify=trust) as http:
+            assert (await http.get("/healthz")).status_code == 200
+        for _, writer in silent + crowd:
+            writer.close()

@@ -8,11 +8,16 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from ftd.core import chat
+from ftd.core import amount, chat
 from ftd.core.conversation import read_constraint, read_conversation
 from ftd.core.errors import invalid
+from ftd.core.jsonline import nesting
 from ftd.service.chat import ChatRequest
 from ftd.v1 import chat_pb2
+
+# Of JSON in a field: what the limits of the REST face are where nobody has set them.
+MAX_VALUES = 100_000
+MAX_DEPTH = 64
 
 
 def request(message: chat_pb2.CompleteRequest) -> ChatRequest:
@@ -114,11 +119,16 @@ def _json(message: Any, field: str) -> Any:
     if not text:
         return None
     try:
-        return from_json(text, allow_inf_nan=False)
+        if amount.holds_more(MAX_VALUES, text.encode()):
+            raise ValueError(f"it has more than {MAX_VALUES:,} values")
+        told = from_json(text, allow_inf_nan=False)
+        if nesting(told) > MAX_DEPTH:
+            raise ValueError(f"it nests deeper than {MAX_DEPTH} levels")
     except ValueError as error:
         raise invalid(
             f"Invalid JSON in '{field}': {error}.", code="invalid_json", param=field
         ) from error
+    return told
 
 
 def _likely(token: chat.Likely) -> chat_pb2.LikelyToken:

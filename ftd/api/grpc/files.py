@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ftd.api.grpc import convert
+from ftd.api.grpc import convert, idempotency
 from ftd.api.grpc.interceptors import actor
 from ftd.core.errors import invalid
 from ftd.service.files import Files
@@ -20,6 +20,7 @@ class FilesFace(files_pb2_grpc.FilesServicer):
     async def UploadFile(
         self, request_iterator: AsyncIterator[files_pb2.UploadFileRequest], context: Any
     ) -> files_pb2.File:
+        key = idempotency.key(context)
         header = await _header(request_iterator)
         expires_after_s = (
             header.expires_after_seconds if header.HasField("expires_after_seconds") else None
@@ -36,7 +37,10 @@ class FilesFace(files_pb2_grpc.FilesServicer):
                     param="header.bytes",
                 )
             file = await upload.finish(
-                filename=header.filename, purpose=header.purpose, expires_after_s=expires_after_s
+                filename=header.filename,
+                purpose=header.purpose,
+                expires_after_s=expires_after_s,
+                idempotency_key=key,
             )
         return convert.file(file)
 

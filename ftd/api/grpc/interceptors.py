@@ -5,6 +5,7 @@ wrong:  await context.abort(NOT_FOUND, ...)        a second table of errors
 """
 
 import asyncio
+import inspect
 import logging
 import time
 from abc import abstractmethod
@@ -21,6 +22,7 @@ from ftd.core.errors import FtdError, Kind
 from ftd.service import audit
 from ftd.service.keys import Actor, Keys
 from ftd.service.rules import CALLS, permit
+from ftd.service.tenure import while_held
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +57,12 @@ def is_open(details: grpc.HandlerCallDetails) -> bool:
     return _split(details.method)[0] in OPEN
 
 
-class _Surround(grpc.aio.ServerInterceptor):
-    """Runs every handler, of whatever arity, inside `around`."""
+class Surround(grpc.aio.ServerInterceptor):
+    """Runs every handler, of whatever arity, inside `around`: of the calls that are ours."""
+
+    def holds_for(self, details: grpc.HandlerCallDetails) -> bool:
+        """Whether it surrounds this call."""
+        return not is_open(details)
 
     @abstractmethod
     def around(
@@ -70,31 +76,32 @@ class _Surround(grpc.aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> "_Handler | None":
         handler = await continuation(details)
-        if handler is None or is_open(details):
+        if handler is None or not self.holds_for(details):
             return handler  # None: gRPC answers UNIMPLEMENTED
+        answer = behaviour(handler)
 
         async def one(request: Any, context: Any) -> Any:
             async with self.around(details, context):
-                return await behaviour(handler)(request, context)
+                return await answer(request, context)
 
         async def many(request: Any, context: Any) -> AsyncIterator[Any]:
             async with (
                 self.around(details, context),
-                aclosing(behaviour(handler)(request, context)) as messages,
+                aclosing(answer(request, context)) as messages,
             ):
                 async for message in messages:
                     yield message
 
         make = MAKERS[handler.request_streaming, handler.response_streaming]
         surrounded: _Handler = make(
-            many if handler.response_streaming else one,
+            many if handler.response_streaming and not writes(answer) else one,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
         return surrounded
 
 
-class Outcomes(_Surround):
+class Outcomes(Surround):
     """Turns errors into statuses and tells `observe` of every call. Put it first."""
 
     def __init__(self, observe: Observe) -> None:
@@ -134,9 +141,9 @@ class Outcomes(_Surround):
             )
 
 
-class Authentication(_Surround):
-    """Lets nobody in without a key, `authorization: Bearer KEY` in the call's metadata, and nobody
-    further than its scopes."""
+class Authentication(Surround):
+    """Lets nobody in without a key, `authorization: Bearer KEY` in the call's metadata, nobody
+    further than its scopes, and nobody stay for longer than it is valid."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -152,7 +159,8 @@ class Authentication(_Surround):
         # Never reset: gRPC runs each call in a task, and so in a context, of its own.
         _actor.set(caller)
         permit(caller, needed)
-        yield
+        async with while_held(self._keys, caller):
+            yield
 
 
 def trailers(error: FtdError) -> tuple[tuple[str, str], ...]:
@@ -162,8 +170,8 @@ def trailers(error: FtdError) -> tuple[tuple[str, str], ...]:
     to try again is said in gRPC's own words: a client with a retry policy waits for so long.
     """
     said = [("ftd-kind", error.kind.name)]
-    if error.kind.retry_s is not None:
-        said.append(("grpc-retry-pushback-ms", str(error.kind.retry_s * 1000)))
+    if error.retry_s is not None:
+        said.append(("grpc-retry-pushback-ms", str(error.retry_s * 1000)))
     if error.code is not None:
         said.append(("ftd-code", quote(error.code)))
     if error.param is not None:
@@ -198,6 +206,11 @@ def behaviour(handler: "_Handler") -> Any:
     return (
         handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     )
+
+
+def writes(answer: Any) -> bool:
+    """Whether a handler writes its messages itself, instead of yielding them: gRPC's own may."""
+    return inspect.iscoroutinefunction(answer)
 
 
 # (whether requests stream, whether responses do): what makes a handler of that arity.

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ftd.api.grpc import convert
+from ftd.api.grpc import convert, idempotency
 from ftd.api.grpc.interceptors import actor
 from ftd.core.job import Job
 from ftd.service.jobs import CreateJob, Jobs, MetadataFilter
@@ -28,7 +28,8 @@ class JobsFace(jobs_pb2_grpc.JobsServicer):
             metadata=dict(request.metadata) or None,
             priority=request.priority,
         )
-        return self._job(await self._jobs.create(actor(), wanted))
+        once = idempotency.once(context, request)
+        return self._job(await self._jobs.create(actor(), wanted, once))
 
     async def ListJobs(
         self, request: jobs_pb2.ListJobsRequest, context: Any

@@ -20,6 +20,7 @@ from ftd.api.grpc.files import FilesFace
 from ftd.api.grpc.interceptors import Authentication, Observe, Outcomes
 from ftd.api.grpc.jobs import JobsFace
 from ftd.api.grpc.keys import KeysFace
+from ftd.api.grpc.limits import Allowance, Patience, Strangers
 from ftd.api.grpc.messages import Messages
 from ftd.api.grpc.models import ModelsFace
 from ftd.api.grpc.node import NodeFace
@@ -48,22 +49,8 @@ MAX_UNIX_PATH_BYTES = 107  # sockaddr_un has 108, and one is the closing zero
 
 HANDSHAKE_S = 15  # from a connection to its first call, TLS included
 DEAD_S = 60  # a peer is asked after so long without a word, and has 20 s to answer
+IDLE_S = 600  # a connection without a call is closed after that; clients open another
 MAX_METADATA_BYTES = 16 * 1024
-
-_OPTIONS = (
-    # Without it a second daemon on a taken port would share it and steal every other call.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.max_concurrent_streams", MAX_CALLS),
-    ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1000),
-    # A peer that is gone without a goodbye holds no stream; one that pings too often is hung up on.
-    ("grpc.keepalive_time_ms", DEAD_S * 1000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
-    ("grpc.http2.max_ping_strikes", 4),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +84,15 @@ async def serve(
     for address in tcp:
         _check_address(address, in_clear=identity is None)
     server = grpc.aio.server(
-        interceptors=(Outcomes(observe), Authentication(door.keys), Messages()),
-        options=_OPTIONS,
+        interceptors=(
+            Strangers(),
+            Outcomes(observe),
+            Authentication(door.keys),
+            Allowance(door.rates),
+            Messages(),
+            Patience(),
+        ),
+        options=_options(door.settings.limits.connections),
         maximum_concurrent_rpcs=MAX_CALLS,
     )
     states = _add_services(server, door)
@@ -110,6 +104,27 @@ async def serve(
         await server.stop(None)
         raise
     return RunningServer(tcp_addresses=bound, _server=server, _health=states, _unix_path=unix_path)
+
+
+def _options(connections: int) -> tuple[tuple[str, int], ...]:
+    """`connections`: how many each address may have, those with which there is no TLS yet too."""
+    return (
+        # Without it a second daemon on a taken port would share it and steal every other call.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.max_concurrent_streams", MAX_CALLS),
+        ("grpc.max_connection_idle_ms", IDLE_S * 1000),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1000),
+        # A peer that is gone without a goodbye holds no stream; one that pings too often is hung
+        # up on.
+        ("grpc.keepalive_time_ms", DEAD_S * 1000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+        ("grpc.http2.max_ping_strikes", 4),
+    )
 
 
 def _add_services(server: grpc.aio.Server, door: Door) -> health.HealthServicer:

@@ -13,7 +13,7 @@ from ftd.api.rest import chat, completions, errors, files, jobs, models, node
 from ftd.api.rest.auth import Authentication, check_rules
 from ftd.api.rest.hosts import Hosts
 from ftd.api.rest.ledger import Ledger, Observe
-from ftd.api.rest.limits import Heads, Rates
+from ftd.api.rest.limits import Allowance, Heads, Tenure
 from ftd.config import Settings
 from ftd.core.ids import Ids
 from ftd.service.door import Door
@@ -47,7 +47,8 @@ def create_app(door: Door, observe: Observe) -> FastAPI:
             Middleware(Hosts, hosts=settings.hosts, origins=settings.origins),
             *_pages(settings),
             Middleware(Authentication, door=door),
-            Middleware(Rates, per_minute=settings.limits.requests_per_minute),
+            Middleware(Allowance, rates=door.rates),
+            Middleware(Tenure, keys=door.keys),
         ],
     )
     app.state.door = door

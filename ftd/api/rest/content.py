@@ -10,8 +10,9 @@ from urllib.parse import quote
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-# Divisible by three, so that the pieces' base64 joins to the whole's; 1 MiB of it a piece.
-PIECE_BYTES = 3 * 2**18
+# Divisible by three, so that the pieces' base64 joins to the whole's; 64 KiB of it a piece. Each
+# client that reads slowly makes us hold one or two.
+PIECE_BYTES = 3 * 2**14
 
 
 class Content(StreamingResponse):

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ftd.api.rest import errors
 from ftd.core.errors import FtdError, Kind
+from ftd.host.redact import without_keys
 from ftd.service import audit
 from ftd.service.rules import ROUTES
 
@@ -25,6 +26,7 @@ BODY_WINDOW_S = 30.0  # over which a body's rate is averaged; one that pauses lo
 LINGER_S = 30.0  # how long a refused client may go on sending; nginx's lingering_time
 CLIENT_GONE = 499  # nginx's status for a client that did not wait for its answer
 UNMATCHED = "unmatched"  # the route of a path that has none
+PATH_CHARACTERS = 200  # of a path, in a log line: anybody may ask for any
 
 _METHODS = frozenset(HTTPMethod)
 _REFUSALS = frozenset({Kind.UNAUTHENTICATED.http_status, Kind.FORBIDDEN.http_status})
@@ -60,7 +62,7 @@ class Ledger:
         except FtdError as error:
             await exchange.answer(error)
         except Exception:
-            log.exception("request failed", extra={"request": exchange.id, "path": scope["path"]})
+            log.exception("request failed", extra={"request": exchange.id, "path": _path(scope)})
             await exchange.answer(errors.internal(exchange.id))
         finally:
             self._record(scope, exchange, time.monotonic() - started)
@@ -76,7 +78,7 @@ class Ledger:
             extra={
                 "request": exchange.id,
                 "method": method,
-                "path": scope["path"],  # never the query: people put secrets there
+                "path": _path(scope),  # never the query: people put secrets there
                 "status": status,
                 "seconds": round(seconds, 4),
             },
@@ -90,6 +92,11 @@ class Ledger:
             refused=status in _REFUSALS,
             peer=scope["client"][0] if scope.get("client") else None,
         )
+
+
+def _path(scope: Scope) -> str:
+    """No key in it, which a cut would make unknown to who hides them later."""
+    return without_keys(scope["path"])[:PATH_CHARACTERS]
 
 
 class _Exchange:

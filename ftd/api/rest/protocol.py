@@ -9,11 +9,11 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ftd.api.rest import errors
+from ftd.api.rest.crowd import Crowd
 from ftd.core.errors import FtdError, Kind, invalid
 
 HEAD_S = 15.0
 REFUSAL_S = 1.0  # that a client beyond the bound gets to read why
-REFUSED_AT_ONCE = 64  # that get it; more are hung up on
 
 
 class BoundedProtocol(H11Protocol):
@@ -23,17 +23,17 @@ class BoundedProtocol(H11Protocol):
     timeout_keep_alive.
     """
 
-    most_connections = 1024
+    crowd: Crowd
 
     _deadline: asyncio.TimerHandle | None = None
     _refused = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if len(self.connections) > self.most_connections:
-            self._refuse()
-        else:
+        if self.crowd.has_room_for(transport.get_extra_info("socket").fileno()):
             self._arm()
+        else:
+            self._refuse()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -67,9 +67,6 @@ class BoundedProtocol(H11Protocol):
         lose the answer.
         """
         self._refused = True
-        if len(self.connections) > self.most_connections + REFUSED_AT_ONCE:
-            self.transport.abort()
-            return
         self._say(FtdError(Kind.UNAVAILABLE, "ftd has as many connections as it may; try later."))
         if self.transport.can_write_eof():
             self.transport.write_eof()

@@ -11,6 +11,7 @@ from functools import partial
 import uvicorn
 
 from ftd.api.rest.app import create_app
+from ftd.api.rest.crowd import Crowd, Listener
 from ftd.api.rest.ledger import Observe
 from ftd.api.rest.limits import MAX_HEAD_BYTES
 from ftd.api.rest.protocol import HEAD_S, BoundedProtocol
@@ -29,13 +30,14 @@ class RunningServer:
     """A REST face that listens on `port`."""
 
     port: int
+    _crowd: Crowd
     _server: "_Server"
     _serving: "asyncio.Task[None]"
 
     @property
     def connections(self) -> int:
-        """How many are open."""
-        return len(self._server.server_state.connections)
+        """How many are open, those with which there is no TLS yet too."""
+        return len(self._crowd)
 
     async def stop(self) -> None:
         """Take no more requests, give the open ones GRACE_S, then cut them off."""
@@ -56,9 +58,10 @@ async def serve(
     """
 
     class Protocol(BoundedProtocol):
-        most_connections = door.settings.limits.connections
+        crowd = Crowd(door.settings.limits.connections)
 
     listener = await _listen(host, port, in_clear=identity is None)
+    listener.crowd = Protocol.crowd
     server = _Server(
         uvicorn.Config(
             create_app(door, observe),
@@ -83,7 +86,7 @@ async def serve(
     listening.cancel()
     if serving.done():
         serving.result()  # raises what stopped it
-    return RunningServer(listener.getsockname()[1], server, serving)
+    return RunningServer(listener.getsockname()[1], Protocol.crowd, server, serving)
 
 
 class _Server(uvicorn.Server):
@@ -122,7 +125,7 @@ class _Server(uvicorn.Server):
         self.listening.set()
 
 
-async def _listen(host: str, port: int, *, in_clear: bool) -> socket.socket:
+async def _listen(host: str, port: int, *, in_clear: bool) -> Listener:
     """A listening socket that nobody else shares (no SO_REUSEPORT). Its connections inherit the
     bound on what stays unread, which holds for those that are being closed too."""
     try:
@@ -135,7 +138,7 @@ async def _listen(host: str, port: int, *, in_clear: bool) -> socket.socket:
                 f"The REST face cannot serve {host}:{port} in clear: keys would travel with it. "
                 "Give it a certificate in [tls], or serve 127.0.0.1 behind a proxy or a tunnel."
             )
-        listener = socket.socket(family, kind, protocol)
+        listener = Listener(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             unread_ms = int(UNREAD_S * 1000)

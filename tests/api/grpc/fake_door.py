@@ -16,9 +16,11 @@ from ftd.core.errors import FtdError, Kind, invalid, no_such_file, no_such_job
 from ftd.core.file import RESULTS, File, FileStatus
 from ftd.core.job import FINAL, Checkpoint, Event, Job, State, Want
 from ftd.core.models import tuned_name
+from ftd.core.once import Once
 from ftd.service.jobs import CreateJob, MetadataFilter
 from ftd.service.keys import Actor
 from ftd.service.page import Page, clamp, cut
+from ftd.service.rates import Rates
 from tests.api.grpc.fake_chat import FakeChat
 from tests.api.grpc.fake_keys import KEY, FakeKeys
 from tests.api.grpc.fake_models import BASE, FakeModels
@@ -48,13 +50,15 @@ class FakeJobs:
     saved: dict[str, list[Checkpoint]] = field(default_factory=dict)
     logged: dict[str, bytes] = field(default_factory=dict)
     created: list[CreateJob] = field(default_factory=list)
+    once: list[Once | None] = field(default_factory=list)
     watching: int = 0
 
-    async def create(self, actor: Actor, request: CreateJob) -> Job:
+    async def create(self, actor: Actor, request: CreateJob, once: Once | None = None) -> Job:
         await self.files.get(actor, request.training_file)
         if request.requested.n_epochs == 0:
             raise invalid("n_epochs must be between 1 and 50.", param="hyperparameters.n_epochs")
         self.created.append(request)
+        self.once.append(once)
         number = len(self.created)
         job = Job(
             seq=number,
@@ -277,7 +281,12 @@ class FakeUpload:
         self._refuse(len(self.data))
 
     async def finish(
-        self, *, filename: str, purpose: str, expires_after_s: int | None = None
+        self,
+        *,
+        filename: str,
+        purpose: str,
+        expires_after_s: int | None = None,
+        idempotency_key: str | None = None,
     ) -> File:
         lines = bytes(self.data).splitlines()
         if lines[:1] == [b"not json"]:
@@ -355,3 +364,4 @@ class FakeDoor:
         self.node = FakeNode()
         self.chat = FakeChat(self.models)
         self.settings = Settings(home=home)
+        self.rates = Rates(self.settings.limits.requests_per_minute, time.monotonic)

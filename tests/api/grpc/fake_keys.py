@@ -21,6 +21,9 @@ class FakeKeys:
             raise FtdError(Kind.UNAUTHENTICATED, "Incorrect API key provided.")
         return Actor(project="default", name="admin", scopes=self.scopes)
 
+    def holds(self, actor: Actor) -> bool:
+        return True
+
     async def create(self, actor: Actor, request: CreateKey) -> Minted:
         check(request)
         now = int(time.time())

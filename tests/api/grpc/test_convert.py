@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftctl import objects
@@ -41,6 +41,7 @@ def replaced(value: Any) -> Any:
     return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(TEXT, JSON, max_size=4))
 def test_json_survives_the_way_to_the_client(data: dict[str, Any]) -> None:
     event = Event(
@@ -49,6 +50,7 @@ def test_json_survives_the_way_to_the_client(data: dict[str, Any]) -> None:
     assert objects.event(convert.event(event))["data"] == replaced(data)
 
 
+@settings(deadline=None)
 @given(TEXT, st.dictionaries(TEXT, TEXT, max_size=3) | st.none())
 def test_any_suffix_and_metadata_can_be_told(suffix: str, metadata: dict[str, str] | None) -> None:
     message = convert.job(replace(JOB, suffix=suffix, metadata=metadata), "org")

@@ -29,6 +29,7 @@ from ftd.service.jobs import Jobs
 from ftd.service.keys import Keys
 from ftd.service.models import Models
 from ftd.service.node import Node
+from ftd.service.rates import Rates
 from ftd.store import files, models
 from ftd.store.db import Database
 from ftd.store.store import Store
@@ -131,6 +132,7 @@ async def serving(settings: config.Settings) -> AsyncIterator[Face]:
         )
         door = Door(
             keys=Keys(store, KEY),
+            rates=Rates(settings.limits.requests_per_minute, store.clock.monotonic),
             files=Files(rooms),
             jobs=Jobs(store, settings, LocalLauncher(home.root), bell, space),
             models=Models(store, home, settings),

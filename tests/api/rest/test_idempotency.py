@@ -75,6 +75,26 @@ async def test_a_file_is_stored_once(face: Face, http: httpx2.AsyncClient) -> No
     assert [answer.status_code for answer in junk] == [400, 400]
 
 
+async def test_nobody_is_answered_what_is_about_to_be_refused(
+    face: Face, http: httpx2.AsyncClient
+) -> None:
+    """Sent again while the first one's check runs, it waits for what that finds."""
+    answers = await asyncio.gather(
+        *(uploaded(http, b"no json", Idempotency_Key="junk") for _ in range(5))
+    )
+    assert {answer.status_code for answer in answers} == {400}
+    assert len({answer.json()["error"]["message"] for answer in answers}) == 1
+    good = await asyncio.gather(
+        *(uploaded(http, conversations(10), Idempotency_Key="good") for _ in range(5))
+    )
+    assert {(answer.json()["id"], answer.json()["status"]) for answer in good} == {
+        (good[0].json()["id"], "processed")
+    }
+    assert [path.name for path in face.home.files.iterdir() if path.is_file()] == [
+        good[0].json()["id"]
+    ]
+
+
 async def test_the_sdk_can_send_it(http: httpx2.AsyncClient, client: openai.AsyncOpenAI) -> None:
     body = await job(http)
     made = [await client.fine_tuning.jobs.create(**body, extra_headers=KEY) for _ in range(2)]

@@ -53,6 +53,27 @@ async def test_the_log_has_no_queries_and_no_keys(
     assert KEY not in str(fields)
 
 
+async def test_a_stranger_fills_no_log(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    """A line of ours is short, however long the path is that somebody asks for without a key."""
+    async with face.http(headers={}) as stranger:
+        with caplog.at_level(logging.INFO, "ftd"):
+            assert (await stranger.get("/" + "x" * 60_000)).status_code == 401
+    assert len(caplog.records) == 2, "the request, and the refusal"
+    for record in caplog.records:
+        assert len(str(vars(record))) < 2000
+
+
+async def test_a_key_is_not_cut_in_two(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    """Half of one is no key any more for who hides keys, and would be shown."""
+    secret = "0123456789" * 4
+    async with face.http(headers={}) as stranger:
+        for length in range(150, 200, 5):
+            with caplog.at_level(logging.INFO, "ftd"):
+                await stranger.get(f"/{'x' * length}/ftd-{secret}")
+    assert caplog.records
+    assert "0123" not in str([vars(record) for record in caplog.records])
+
+
 @pytest.mark.parametrize("path", ["/v1/fine_tuning/jobs", "/v1/files"])
 async def test_a_body_that_stalls_is_given_up(
     face: Face, monkeypatch: pytest.MonkeyPatch, path: str
