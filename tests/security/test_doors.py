@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 
 from ftd import config
 from ftd.api.rest import chat, completions, files, jobs, ledger, models, node, protocol, server
+from ftd.api.rest.crowd import REFUSED_AT_ONCE
 from tests.api.rest.face import BASE, KEY, Face, serving, until
 
 BEARER = f"Authorization: Bearer {KEY}\r\n"
@@ -316,12 +317,12 @@ async def test_a_body_that_trickles_is_cut_off(face: Face, monkeypatch: pytest.M
 async def test_a_slow_body_that_keeps_the_pace_arrives(
     face: Face, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "BODY_WINDOW_S", 0.2)
+    monkeypatch.setattr(ledger, "BODY_WINDOW_S", 0.5)
     reader, writer = await asyncio.open_connection("127.0.0.1", face.server.port)
-    writer.write(upload(4000))
-    for _ in range(40):  # four windows, at ten times the pace of 1 KiB a second
-        writer.write(b"-" * 100)
-        await asyncio.sleep(0.02)
+    writer.write(upload(40_000))
+    for _ in range(40):  # four windows, at twenty times the pace of 1 KiB a second
+        writer.write(b"-" * 1000)
+        await asyncio.sleep(0.05)
     answer = await reader.readuntil(b"}}")
     writer.close()
     assert status(answer) == 400  # it was read to its end, and is no form
@@ -378,7 +379,7 @@ async def test_a_crowd_is_told_that_there_is_no_room_and_takes_no_descriptors(
     for _ in range(1000):
         with contextlib.suppress(ConnectionError):
             crowd.append(await asyncio.open_connection("127.0.0.1", face.server.port))
-    await until(lambda: face.server.connections <= 64 + protocol.REFUSED_AT_ONCE)
+    await until(lambda: face.server.connections <= 64 + REFUSED_AT_ONCE)
     for _, writer in held + crowd:
         writer.transport.abort()
     await until(lambda: face.server.connections == 0)

@@ -1,8 +1,10 @@
 """Whoever comes with the wrong key: every route and every call, with every kind of it."""
 
+import hmac
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -16,10 +18,12 @@ from google.protobuf.message_factory import GetMessageClass
 
 from ftd import config
 from ftd.api.grpc.server import serve
+from ftd.core import keys as core
 from ftd.core.dataset import Format, Report
+from ftd.core.errors import FtdError
 from ftd.core.file import FINE_TUNE, File, FileStatus
 from ftd.core.job import State
-from ftd.core.keys import Scope
+from ftd.core.keys import Scope, shown
 from ftd.core.models import Model, ModelKind
 from ftd.service.jobs import CreateJob
 from ftd.service.keys import Actor, CreateKey
@@ -112,9 +116,15 @@ class House:
 
     async def call(self, name: str, things: Things, key: str | None) -> tuple[str, str, str]:
         """The status of a call, its message, and OpenAI's code."""
+        return await self.send(METHODS[name], things.request(METHODS[name]), key)
+
+    async def send(
+        self, method: MethodDescriptor, request: Message, key: str | None
+    ) -> tuple[str, str, str]:
+        """The same, with a request of one's own."""
         metadata = () if key is None else (("authorization", f"Bearer {key}"),)
         try:
-            await self._answer(METHODS[name], things.request(METHODS[name]), metadata)
+            await self._answer(method, request, metadata)
         except grpc.aio.AioRpcError as error:
             said = dict(error.trailing_metadata() or ())
             return error.code().name, error.details() or "", str(said.get("ftd-code", ""))
@@ -223,14 +233,23 @@ def closed(table: Any) -> Iterator[tuple[str, Scope]]:
 
 
 async def test_strangers_find_every_route_closed(house: House, subtests: pytest.Subtests) -> None:
+    told: dict[bool, set[str]] = {True: set(), False: set()}
     for who, key in (await strangers(house)).items():
         for route, _ in closed(ROUTES):
-            with subtests.test(who=who, route=route):
-                answer = await house.rest(route, house.ours, key)
-                assert answer.status_code == 401
-                assert answer.json()["error"]["code"] == (key and "invalid_api_key")
-                assert key is None or key not in answer.text or key == "junk"
+            for things in (house.ours, NOBODYS):
+                with subtests.test(who=who, route=route):
+                    answer = await house.rest(route, things, key)
+                    assert answer.status_code == 401
+                    assert answer.json()["error"]["code"] == (key and "invalid_api_key")
+                    assert key is None or key not in answer.text or key == "junk"
+                    told[key is None].add(without(answer.text, key))
+    assert [len(bodies) for bodies in told.values()] == [1, 1], "who has no key learns nothing"
     await house.untouched()
+
+
+def without(text: str, key: str | None) -> str:
+    """What was said, but for as much of a key as is repeated."""
+    return text if key is None else text.replace(shown(key), "KEY")
 
 
 async def test_strangers_find_every_call_closed(house: House, subtests: pytest.Subtests) -> None:
@@ -248,6 +267,7 @@ async def test_without_its_scope_no_route_is_open(house: House, subtests: pytest
         with subtests.test(route=route):
             answer = await house.rest(route, house.ours, key)
             assert answer.status_code == 403
+            assert answer.content == (await house.rest(route, NOBODYS, key)).content
             error = answer.json()["error"]
             assert (error["type"], error["code"]) == ("invalid_request_error", "missing_scope")
             assert f"Missing scopes: {needed}." in error["message"]
@@ -260,6 +280,7 @@ async def test_without_its_scope_no_call_is_open(house: House, subtests: pytest.
         with subtests.test(call=name):
             status, message, code = await house.call(name, house.ours, key)
             assert (status, code) == ("PERMISSION_DENIED", "missing_scope")
+            assert (status, message, code) == await house.call(name, NOBODYS, key)
             assert f"Missing scopes: {needed}." in message
     await house.untouched()
 
@@ -359,6 +380,48 @@ async def test_a_revoked_key_is_out_at_once(house: House) -> None:
     await house.face.door.keys.revoke(OURS, key.split("_")[1])
     assert (await house.rest("GET /v1/models", NOBODYS, key)).status_code == 401
     assert (await house.call("ftd.v1.Models/ListModels", NOBODYS, key))[0] == "UNAUTHENTICATED"
+
+
+class Secret(str):
+    """One that tells by the time it takes how much of it was right, where == is asked."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("a secret was compared by ==")
+
+    def __ne__(self, other: object) -> bool:
+        raise AssertionError("a secret was compared by !=")
+
+
+async def test_a_comparison_takes_as_long_however_much_is_right(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CVE-2025-59425, CVE-2024-7010: whoever compares, hmac.compare_digest does it."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(given: bytes, kept: bytes) -> bool:
+        compared.append((given, kept))
+        return hmac.compare_digest(given, kept)
+
+    monkeypatch.setattr(core, "hmac", SimpleNamespace(compare_digest=compare))
+    token = await house.key()
+    _, key_id, secret = token.split("_")
+    keys = house.face.door.keys
+    live = keys._live[key_id]
+    keys._live[key_id] = replace(live, sha256=Secret(live.sha256))
+    keys._admin = Secret(KEY)
+    assert keys.authenticate(KEY).name == "admin"
+    assert compared.pop() == (KEY.encode(), KEY.encode())
+    for wrong in (token[:-1] + "~", f"ftd_{key_id}_{'0' * 43}", "ftd-" + "x" * 40):
+        with pytest.raises(FtdError):
+            keys.authenticate(wrong)
+    assert keys.authenticate(token).key_id == key_id
+    hashes = [given for given, kept in compared if kept == live.sha256.encode()]
+    assert hashes[-1] == live.sha256.encode()
+    assert len(hashes) == 3, "each secret for a known id is compared by its hash"
+    assert secret.encode() not in hashes
 
 
 async def test_secrets_lie_nowhere(house: House) -> None:

@@ -1,11 +1,13 @@
 """Names that others give: none leaves its place, and none is more than text where it is shown."""
 
-import contextlib
 import csv
 import io
 import json
 import logging
+import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,15 +129,25 @@ def test_the_results_hold_numbers_alone() -> None:
     assert head == list(COLUMNS)
     for cell in (cell for row in rows for cell in row):
         float(cell)
-    for evil in ("=cmd", "@SUM(1)", "\t1"):
-        with contextlib.suppress(ValueError, TypeError):
-            assert evil not in render([{**data, "step": 1, "train_loss": evil}])  # type: ignore[dict-item]
+    for evil in ("=cmd", "@SUM(1)", "\t=1"):
+        for field in ("step", "train_loss"):
+            row: dict[str, Any] = {**data, "step": 1, field: evil}
+            with pytest.raises(ValueError, match=r"format code|invalid literal"):
+                render([row])
 
 
-def test_a_names_file_is_not_made_from_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_names_file_is_not_made_from_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model's file is named by what is known, an export by letters of it."""
-    for name in NAMES:
-        made = f"{export._UNSAFE.sub('-', name)[: export.MAX_NAME]}.gguf"
-        assert (tmp_path / made).parent == tmp_path
-        assert made.isascii()
-        assert made.isprintable()
+    written: list[Path] = []
+    writer = SimpleNamespace(write_gguf=lambda _, target, **more: written.append(target))
+    monkeypatch.setitem(sys.modules, "ftd.worker.models.to_gguf", writer)
+    into = tmp_path / "into"
+    export.export(export.GGUF, tmp_path, into, adapter=None, name=name, license_=None)
+    (made,) = written
+    assert made.parent == into
+    assert made.resolve().parent == into.resolve()
+    assert re.fullmatch(r"[A-Za-z0-9_.-]*\.gguf", made.name)
+    assert len(made.name) <= 255
