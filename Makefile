@@ -7,7 +7,7 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard proto/ftd/v1/*.proto)
 
-.PHONY: install demo test lint format bench-install bench bench-upload chaos advisories clean
+.PHONY: install demo test lint format bench-install bench bench-upload bench-slow chaos advisories clean
 
 install: $(STAMP)
 
@@ -56,6 +56,10 @@ bench: bench-install
 # 25 GB through the REST face; it wants 27 GB of disk, and asks first.
 bench-upload: install
 	$(BIN)/python -m bench.upload
+
+# 2 GB through the REST face beside 200 slow clients; it wants 4 GB of disk, and asks first.
+bench-slow: install
+	$(BIN)/python -m bench.slow_clients
 
 # What must not be lost, whatever is killed: a thousand cycles, every durability call, real training.
 chaos: install

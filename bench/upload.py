@@ -203,6 +203,17 @@ def asking(daemon: Daemon) -> Iterator[dict[str, list[float]]]:
             took |= json.loads(askers.stdout.read() or "{}")
 
 
+def waits(took: dict[str, list[float]]) -> Found:
+    """How long those who asked have waited, by what they asked for."""
+    found = {}
+    for kind, seconds in took.items():
+        cuts = statistics.quantiles(seconds, n=100)
+        found[f"{kind} meanwhile, median [ms]"] = Spread((cuts[49] * 1e3,))
+        found[f"{kind} meanwhile, 99th of 100 [ms]"] = Spread((cuts[98] * 1e3,))
+        found[f"{kind} meanwhile, slowest [ms]"] = Spread((max(seconds) * 1e3,))
+    return found
+
+
 # The whole of it.
 
 
@@ -223,12 +234,8 @@ def measure(daemon: Daemon, size: int, *, abort_after: int, check: bool) -> Foun
         "upload [MB/s]": Spread((size / sent.seconds / 1e6,)),
         "memory grown by the upload [MiB]": Spread((grown / 2**20,)),
         "copies on the disk": Spread(((watch.disk_bytes - watch.before_bytes) / size,)),
+        **waits(took),
     }
-    for kind, seconds in took.items():
-        cuts = statistics.quantiles(seconds, n=100)
-        found[f"{kind} meanwhile, median [ms]"] = Spread((cuts[49] * 1e3,))
-        found[f"{kind} meanwhile, 99th of 100 [ms]"] = Spread((cuts[98] * 1e3,))
-        found[f"{kind} meanwhile, slowest [ms]"] = Spread((max(seconds) * 1e3,))
     if check:
         found |= checked(daemon, sent.file["id"], memory)
     with Asker(daemon.url, daemon.key) as asker:
