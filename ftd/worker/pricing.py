@@ -13,11 +13,15 @@ Not covered: one comparison, and the tokenizer, which comes after.
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import date, datetime
 from functools import wraps
 from typing import Any
 
 from jinja2 import Template, nodes, pass_context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from ftd.worker.allowance import (
@@ -36,9 +40,13 @@ from ftd.worker.allowance import (
 _MAX_WIDTH = 999  # of padding, a separator, an indentation, decimals
 _MAX_PATTERN = 1000  # characters of what is formatted
 _MAX_BITS = 4096  # of a power
+_MAX_KEYS = 1000  # of an object: numbers can be chosen so that each one looks at all others
+_MAX_FORMAT = 100  # characters of how a date is written; C pads it to some hundred times as many
+_COMPARED = 64  # characters that a search from the end compares for a unit
 
-# A width of four digits or more, one that is an argument, or one within another.
-_WIDE = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*(?:[0-9]{4}|\*)|\{[^}]*(?:[0-9]{4}|\{)")
+# A width of four digits or more, in whatever script, one that is an argument, or one within
+# another.
+_WIDE = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*(?:\d{4}|\*)|\{[^}]*(?:\d{4}|\{)")
 
 _FILTERS = frozenset(
     {
@@ -65,9 +73,20 @@ _METHODS = {
     float: frozenset({"is_integer"}),
     range: frozenset({"count", "index"}),
 }
-_GLOBALS = frozenset({"range", "dict", "cycler", "joiner", "namespace", "raise_exception"}) | {
-    "strftime_now"
-}
+_GLOBALS = frozenset({"range", "dict", "cycler", "joiner", "namespace", "raise_exception"})
+
+# The day of whoever renders; a library that renders by itself has today's.
+_day: ContextVar[date | None] = ContextVar("day", default=None)
+
+
+@contextmanager
+def on(day: date) -> Iterator[None]:
+    """What is rendered inside is told that it is this day."""
+    before = _day.set(day)
+    try:
+        yield
+    finally:
+        _day.reset(before)
 
 
 class Environment(ImmutableSandboxedEnvironment):
@@ -80,6 +99,7 @@ class Environment(ImmutableSandboxedEnvironment):
         self.filters = {name: _paid(name, self.filters[name]) for name in sorted(_FILTERS)}
         self.filters |= {"_concat": _concat, "_turns": turns, "_made": made, "_built": built}
         self.globals = {name: self.globals[name] for name in sorted(_GLOBALS & {*self.globals})}
+        self.globals |= {"strftime_now": _strftime_now, "dict": _dict}
         self.finalize = _put_out
         return super().from_string(source, *args, **kwargs)
 
@@ -112,6 +132,8 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         step()
+        if obj is Namespace:
+            _check_pairs(args)
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, str) and (check := _BEFORE_METHODS.get(obj.__name__)):
             args = tuple(list(arg) if isinstance(arg, Iterator) else arg for arg in args)
@@ -143,6 +165,8 @@ class _Priced(NodeTransformer):
         return _through("_built", node)
 
     def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
+        if len(node.items) > _MAX_KEYS:
+            raise Costly("it has an object of too many keys")
         self.generic_visit(node)
         return _through("_built", node)
 
@@ -183,6 +207,18 @@ def _put_out(_: object, value: Any) -> Any:
     return built(value)
 
 
+def _dict(*given: Any, **named: Any) -> dict[str, Any]:
+    """In place of the class, which has methods of its own."""
+    _check_pairs(given)
+    return dict(*given, **named)
+
+
+def _strftime_now(form: str) -> str:
+    if len(form) > _MAX_FORMAT:
+        raise Costly("it writes a date without end")
+    return (_day.get() or datetime.now()).strftime(form)
+
+
 def _concat(values: list[Any]) -> str:
     step()
     pay_whole(values)
@@ -201,6 +237,12 @@ def _check_width(width: object) -> int:
     if abs(wide) > _MAX_WIDTH:
         raise Costly("it pads without end")
     return wide
+
+
+def _check_pairs(values: tuple[Any, ...]) -> None:
+    """Keys of an object that is there already are paid for, and are no numbers by the thousand."""
+    if not all(isinstance(value, dict) for value in values):
+        raise Costly("it makes an object of a list")
 
 
 def _before_product(left: Any, right: Any) -> None:
@@ -244,6 +286,17 @@ def _before_split(text: Any, *_: Any, **__: Any) -> None:
     pay(REFERENCE * len(text))
 
 
+def _before_search_back(text: Any, sought: Any = None, *_: Any, **__: Any) -> None:
+    """From the end, what is sought is compared anew at each character; from the start it is not."""
+    if isinstance(sought, str):
+        pay(len(text) * len(sought) // _COMPARED)
+
+
+def _before_split_back(text: Any, sought: Any = None, *_: Any, **__: Any) -> None:
+    _before_split(text)
+    _before_search_back(text, sought)
+
+
 def _before_strip(_: Any, chars: Any = None) -> None:
     """Each character of the text is looked for among them."""
     _check_width(chars)
@@ -258,6 +311,12 @@ def _before_whole(values: Any, *_: Any, **__: Any) -> None:
     """What a filter looks at in full, and perhaps copies to compare it."""
     if isinstance(values, list | tuple | dict):
         pay_whole(values)
+
+
+def _before_group(values: Any, *_: Any, **__: Any) -> None:
+    """A group is a pair and a list, and may be of one."""
+    _before_whole(values)
+    pay(2 * OBJECT * len(values))
 
 
 def _before_text(value: Any) -> None:
@@ -296,9 +355,10 @@ _BEFORE_METHODS: dict[str, Callable[..., None]] = {
     "replace": _before_replace,
     "join": _before_join,
     "split": _before_split,
-    "rsplit": _before_split,
+    "rsplit": _before_split_back,
     "splitlines": _before_split,
     **dict.fromkeys(("strip", "lstrip", "rstrip"), _before_strip),
+    **dict.fromkeys(("rfind", "rindex", "rpartition"), _before_search_back),
 }
 _BEFORE_FILTERS: dict[str, Callable[..., None]] = {
     "replace": _before_replace,
@@ -310,5 +370,6 @@ _BEFORE_FILTERS: dict[str, Callable[..., None]] = {
     "string": _before_text,
     "round": _before_round,
     "format": _before_format,
-    **dict.fromkeys(("sort", "dictsort", "groupby", "unique", "min", "max"), _before_whole),
+    "groupby": _before_group,
+    **dict.fromkeys(("sort", "dictsort", "unique", "min", "max"), _before_whole),
 }

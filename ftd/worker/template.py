@@ -21,7 +21,7 @@ from transformers.utils import chat_template_utils
 
 from ftd.worker.allowance import Costly, allowing
 from ftd.worker.encoding import BREAK, Encoder
-from ftd.worker.pricing import Environment
+from ftd.worker.pricing import Environment, on
 
 # transformers makes its environment inside a function, from the class that it knows by this name.
 chat_template_utils.ImmutableSandboxedEnvironment = Environment
@@ -43,7 +43,6 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-_CLOCK = re.compile(r"strftime_now\(\s*(['\"])(?P<format>.*?)\1\s*\)")
 _TAG = re.compile(r"{%-?\s*generation\s*-?%}")
 # transformers keeps what is tagged with the compiled template, which all threads share.
 _TRACKING = threading.Lock()
@@ -51,7 +50,7 @@ _TRACKING = threading.Lock()
 # What foreign code in a sandbox may raise; running out of memory is ours.
 _TEMPLATE_FAULTS = (
     jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
-    ValueError,
+    SyntaxError, ValueError,
 )  # fmt: skip
 _COMPLAINT_CHARACTERS = 500
 
@@ -72,9 +71,10 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any, *, today: date = FIXED_DAY) -> None:
         self.fallback = tokenizer.chat_template is None
-        self._plain = _at(today, CHATML if self.fallback else tokenizer.get_chat_template())
-        self._with_tools = (
-            self._plain if self.fallback else _at(today, tokenizer.get_chat_template(tools=[]))
+        self._today = today
+        self._plain: str = CHATML if self.fallback else tokenizer.get_chat_template()
+        self._with_tools: str = (
+            self._plain if self.fallback else tokenizer.get_chat_template(tools=[])
         )
         self._special_tokens = tokenizer.special_tokens_map
         self.encoder = Encoder(tokenizer, self._plain + self._with_tools)
@@ -83,7 +83,9 @@ class ChatTemplate:
         """A hash of all that decides which ids a chat becomes; a fresh one each time where the
         tokenizer cannot be looked into."""
         parts = (self._plain, self._with_tools, repr(sorted(self._special_tokens.items())))
-        whole = "\0".join((*parts, self.encoder.identity()))
+        dated = "strftime_now" in self._plain + self._with_tools
+        day = self._today.isoformat() if dated else ""
+        whole = "\0".join((*parts, day, self.encoder.identity()))
         return sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
     def prompt_ids(self, messages: Sequence[Message], tools: list[Any] | None = None) -> list[int]:
@@ -127,7 +129,11 @@ class ChatTemplate:
         source = self._source(tools)
         tagged = _TAG.search(source) is not None
         try:
-            with _TRACKING if tagged else nullcontext(), allowing([messages, tools]):
+            with (
+                _TRACKING if tagged else nullcontext(),
+                allowing([messages, tools]),
+                on(self._today),
+            ):
                 texts, spans = chat_template_utils.render_jinja_template(
                     conversations=[messages],
                     tools=tools,
@@ -302,8 +308,3 @@ def _thinks(messages: list[Message]) -> bool:
 
 def _squeezed(text: str) -> str:
     return "".join(text.replace(BREAK, "").split())
-
-
-def _at(today: date, source: str) -> str:
-    """The template with its clock stopped."""
-    return _CLOCK.sub(lambda call: json.dumps(today.strftime(call["format"])), source)

@@ -2,6 +2,7 @@
 
 import resource
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,7 @@ BOMBS: dict[str, str] = {
     "a width of the method": f"{{{{ '{{:>{HUGE}}}'.format(1) }}}}",
     "a width within a width": f"{{{{ '{{:{{}}}}'.format(1, {HUGE}) }}}}",
     "a width of a map": f"{{{{ '{{a:>{HUGE}}}'.format_map({{'a': 1}}) }}}}",
+    "a width in other digits": "{{ '{:>WWWWWWWWW}'.format(1) }}".replace("W", "\uff19"),
     "an indentation": f"{{{{ 'x\\ny' | indent({HUGE}) }}}}",
     "an indentation of JSON": f"{{{{ [[1]] | tojson(indent={HUGE}) }}}}",
     "separators of JSON": "{{ range(9999) | list | tojson(separators=('x' * 99999, ':')) }}",
@@ -107,6 +109,20 @@ BOMBS: dict[str, str] = {
     ),
     "characters to strip": "{{ ('x' * 99999).strip('y' * 99999) }}",
     "characters to trim": "{{ ('x' * 99999) | trim('y' * 99999) }}",
+    "a search from the end": (
+        "{% set x = 'a' * 999999 %}{{ x.rfind('ab' ~ x) }}{{ x[1:].rindex('ab' ~ x[2:]) }}"
+    ),
+    "a search from the end in half": "{% set x = 'a' * 999999 %}{{ x.rfind('ab' ~ x[499999:]) }}",
+    "parts from the end": "{% set x = 'a' * 999999 %}{{ x.rpartition('ab' ~ x[499999:])[0] }}",
+    "a split from the end": "{% set x = 'a' * 99999 %}{{ x.rsplit('ab' ~ x[49999:])[0] }}",
+    "a date that is padded": "{% set x = '%999d' * 10000 %}{{ strftime_now(x) }}",
+    "keys that look at each other": (
+        "{% set x = {" + ",".join(f"{at * (2**61 - 1)}: 1" for at in range(1, 9999)) + "} %}"
+    ),
+    "keys of a list that look at each other": (
+        "{{ dict(range(1, 99999 * 2305843009213693951, 2305843009213693951) | groupby('real')) }}"
+    ),
+    "loops in more loops than Python has": "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
     "plain text in a loop": "{% for i in range(99999) %}" + 9999 * "x" + "{% endfor %}",
     "plain text in a loop with tags": (
         "{% generation %}{% endgeneration %}{% for i in range(99999) %}"
@@ -128,6 +144,7 @@ NOT_THERE: dict[str, str] = {
     "expandtabs": f"{{{{ '\\t'.expandtabs({HUGE}) }}}}",
     "translate": "{{ 'x'.translate({120: 'xxxx'}) }}",
     "to_bytes": f"{{{{ (1).to_bytes({HUGE}, 'big') }}}}",
+    "fromkeys": "{{ dict.fromkeys(range(9)) }}",
     "lipsum": "{{ lipsum(n=99999) }}",
     "a long range": f"{{{{ range({HUGE}) | list }}}}",
 }
@@ -176,9 +193,15 @@ def test_a_bomb_does_not_go_off(
     monkeypatch.setattr("ftd.worker.allowance.LEAST_UNITS", 2**21)  # a sixteenth, as long a test
     chat = template(BOMBS[kind])
     began = time.thread_time()
-    with pytest.raises(RenderError):
-        chat.read([USER])
+    tracemalloc.start()
+    try:
+        with pytest.raises(RenderError):
+            chat.read([USER])
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert time.thread_time() - began < 15
+    assert most_bytes < 8 * 2**21, "what is not paid for is not made"
 
 
 @pytest.mark.parametrize("kind", NOT_THERE)

@@ -69,6 +69,10 @@ def test_rendering_knows_no_other_day_than_the_one_it_is_given() -> None:
 def test_every_clock_of_a_template_is_stopped() -> None:
     source = """{{ strftime_now("%Y-%m-%d") }}{{ strftime_now( '%d' ) }}{{ messages[0].content }}"""
     assert template(source).read([USER]).text() == "2024-07-2626Hello there"
+    source = (
+        "{% set form = '%d' %}{% if strftime_now is defined %}{{ strftime_now(form) }}{% endif %}"
+    )
+    assert template(source + "{{ messages[0].content }}").read([USER]).text() == "26Hello there"
 
 
 def test_roles_are_translated_for_templates_that_do_not_know_them() -> None:
@@ -239,6 +243,9 @@ def test_a_fingerprint_is_of_all_that_decides_the_ids() -> None:
     known = ChatTemplate(tokenizer).fingerprint()
     assert ChatTemplate(deepcopy(tokenizer)).fingerprint() == known
     assert ChatTemplate(tokenizer, today=date(2020, 1, 1)).fingerprint() == known, "it has no date"
+    dated = tokenizer_of("llama-3.2")
+    other = ChatTemplate(dated, today=date(2020, 1, 1)).fingerprint()
+    assert ChatTemplate(dated).fingerprint() != other
     tokenizer.bos_token = "<|im_end|>"
     assert ChatTemplate(tokenizer).fingerprint() != known
     tokenizer = deepcopy(smollm2())

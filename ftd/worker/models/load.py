@@ -30,6 +30,16 @@ _SAMPLE = [
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "Paris."},
 ]
+_TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "capital_of",
+            "description": "The capital of a country.",
+            "parameters": {"type": "object", "properties": {"country": {"type": "string"}}},
+        },
+    }
+]
 # What regular expressions find hard: long runs of what they look for, ended by something else.
 _RUNS = ("a", "A", "1", " ", "\n", "\t", "!", "\u00e9", "\u4e2d", "aA", " \n", "a1", "'s", "a ")
 
@@ -85,21 +95,29 @@ def _tokenizer(directory: Path) -> Any:
 
 
 def _try_template(tokenizer: Any) -> None:
-    """Render it as training and inference will."""
-    from ftd.worker.template import ChatTemplate, Unbounded
+    """Render it as training and inference will, without tools and with one."""
+    from ftd.worker.template import ChatTemplate, RenderError, Unbounded
 
     if tokenizer.chat_template is None:
         return
+    texts = []
     try:
-        text, _ = ChatTemplate(tokenizer).render(_SAMPLE, None, prompt=False, thinking=False)
+        chat = ChatTemplate(tokenizer)
+        texts.append(chat.render(_SAMPLE, None, prompt=False, thinking=False)[0])
+        try:
+            texts.append(chat.render(_SAMPLE, _TOOLS, prompt=True, thinking=True)[0])
+        except Unbounded:
+            raise
+        except RenderError:
+            pass  # it may know neither tools nor thoughts
     except Unbounded as error:
         raise unsafe(f"the chat template is no good on two short messages: {error}.") from error
     except FtdError:
         raise
     except Exception as error:
         raise broken(f"the chat template cannot be rendered: {_first_line(error)}") from error
-    if len(text) > MAX_RENDERED_CHARACTERS:
-        raise unsafe(f"the chat template makes {len(text):,} characters of two short messages.")
+    if (longest := max(map(len, texts))) > MAX_RENDERED_CHARACTERS:
+        raise unsafe(f"the chat template makes {longest:,} characters of two short messages.")
 
 
 def _match_weights(directory: Path, facts: Facts) -> None:
