@@ -20,7 +20,8 @@ from tests.worker.models.directories import TOKENIZER, change_json, write_json
 
 Spoil = Callable[[Path], object]
 
-# Of published tokenizers: GPT-2, Llama 3, GPT-4o, Qwen, BLOOM, DeepSeek, CLIP, and digits by three.
+# Of published tokenizers: GPT-2, Llama 3, GPT-4o, Qwen, BLOOM, DeepSeek, CLIP, digits by three,
+# Kimi, and what has possessive repetitions.
 PUBLISHED = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     (
@@ -40,10 +41,20 @@ PUBLISHED = (
     ),
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
     r"\d{1,3}(?=(?:\d{3})*\b)",
+    (
+        r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lo}&&[^\p{Han}]]*[\p{Ll}\p{Lo}&&[^\p{Han}]]+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+(?!\S)|\s+"
+    ),
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s+$",
     r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
 )
 ENDLESS = (
     *(r"(a+)+$", r"(a*)*$", r"(a|aa)+$", r"(?:a+b?)*c", r"((a)+)+", r"(a?){9,}", r"(a+){50}"),
+    # what takes the third power of a text's length, and more
+    *(r"a*a*b", r"\s*[\r\n]+x", r"a*b*$", r"a*b*(?!c)", r"a*(?:b*c)", r"(?:a*b*)c", r"a{2,}a+b"),
+    *(r"a{0,999}a{0,999}b", r"a+a(?=a+b)", r"b?(?:a+\w*)(?!\w?)"),
+    # and what has a thousand ways without any repetition
+    *("a?" * 30 + "a" * 30, "(?:a|a)" * 20 + "b", r"((a{0,3}){0,3}){0,3}", r"(a{0,8}){8}"),
     *(r"a*a*a*a*b", r"(?:(?=a+)a)+x", r"(?<n>a+)+", r"(a)\1+", r"\g<0>", r"(?~ab)", r"a**"),
     # and what hides one from who reads it
     *((r"(?x)a # [" "\n" r"(a+)+ # ]"), r"(?#[)(a+)+(?#])", r"\c[(a+)+]", r"[\c[](a+)+]]"),
@@ -53,6 +64,10 @@ ENDLESS = (
 
 def stage(name: str, value: object) -> Spoil:
     return lambda model: change_json(model / "tokenizer.json", **{name: value})
+
+
+def tokenizer_config(**changes: object) -> Spoil:
+    return lambda model: change_json(model / "tokenizer_config.json", **changes)
 
 
 def regex(pattern: str) -> Spoil:
@@ -94,6 +109,7 @@ PADDING = {
     "pad_type_id": 0,
     "pad_token": "<eos>",
 }
+BPE = {**TOKENIZER["model"], "type": "BPE", "merges": []}
 REFUSED: dict[str, Spoil] = {
     "a regular expression without end": regex("(a+)+$"),
     "one in the normalizer": stage(
@@ -136,12 +152,31 @@ REFUSED: dict[str, Spoil] = {
         "model",
         {**TOKENIZER["model"], "type": "WordPiece", "max_input_chars_per_word": 10**9},
     ),
+    "a long end of each word": stage("model", {**BPE, "end_of_word_suffix": 10**6 * "a"}),
+    "a long beginning of each part": stage(
+        "model", {**BPE, "continuing_subword_prefix": 10**6 * "a"}
+    ),
     "words in a file of their own": lambda model: write_json(
         model / "vocab.json", {"a": 2**32 - 1}
     ),
-    "a processor that stays in the file that is loaded": lambda model: change_json(
-        model / "tokenizer_config.json",
-        added_tokens_decoder={"11": {"content": 10**5 * "x", "special": True}},
+    "a million values": lambda model: (model / "tokenizer.json").write_text(
+        json.dumps({**TOKENIZER, "x": []}).replace('"x": []', f'"x": [{5 * 10**6 * "[],"}[]]')
+    ),
+    "another class than a tokenizer's": tokenizer_config(tokenizer_class="AutoModelForCausalLM"),
+    "a function for a class": tokenizer_config(tokenizer_class="pipeline"),
+    "a class of another library": tokenizer_config(tokenizer_class="os.system"),
+}
+
+
+# What only shows when it is tried, in a child: its words.
+TRIED: dict[str, tuple[Spoil, str]] = {
+    "a special token of the configuration that is very long": (
+        tokenizer_config(added_tokens_decoder={"11": {"content": 10**5 * "x", "special": True}}),
+        "token of more than 1,000 characters",
+    ),
+    "special tokens of the configuration by the thousand": (
+        tokenizer_config(additional_special_tokens=[f"<{at}>" for at in range(20_000)]),
+        "at most 16,384 added tokens",
     ),
 }
 
@@ -157,22 +192,35 @@ def only(content: bytes) -> Spoil:
     return spoil
 
 
-REFUSED |= {
-    "a SentencePiece file of nothing": only(b""),
-    "a SentencePiece file of noise": only(bytes(range(256)) * 100),
-    "a piece of 2^63 bytes": only(b"\x0a" + 8 * b"\xff" + b"\x7f" + b"x" * 100),
-    "pieces within pieces": only(b"\x0a\x7f" * 10_000),
-    "a pickle that is called SentencePiece's": only(pickle.dumps(print)),
+TRIED |= {
+    kind: (only(content), "the tokenizer does not (load|fit)")
+    for kind, content in {
+        "a SentencePiece file of nothing": b"",
+        "a SentencePiece file of noise": bytes(range(256)) * 100,
+        "a piece of 2^63 bytes": b"\x0a" + 8 * b"\xff" + b"\x7f" + b"x" * 100,
+        "pieces within pieces": b"\x0a\x7f" * 10_000,
+        "a pickle that is called SentencePiece's": pickle.dumps(print),
+    }.items()
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_it_is_refused(kind: str, model: Path, shelf: Path) -> None:
+def test_it_is_refused(kind: str, model: Path, shelf: Path, unseen: None) -> None:
     REFUSED[kind](model)
     with pytest.raises(FtdError) as refused:
         add(str(model), shelf / "evil")
     assert refused.value.code in ("unsafe_model", "broken_model")
     assert refused.value.message.isascii()
+    assert not any(shelf.iterdir())
+
+
+@pytest.mark.parametrize("kind", TRIED)
+def test_it_is_refused_when_it_is_tried(kind: str, model: Path, shelf: Path) -> None:
+    spoil, words = TRIED[kind]
+    spoil(model)
+    with pytest.raises(FtdError, match=words) as refused:
+        add(str(model), shelf / "evil")
+    assert refused.value.code in ("unsafe_model", "broken_model")
     assert not any(shelf.iterdir())
 
 

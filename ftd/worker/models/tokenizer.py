@@ -22,7 +22,8 @@ MAX_PARTS = 10_000
 MAX_PATTERNS = 50
 MAX_PADDING = 2**17
 MAX_GROWTH = 64  # of a text, before it is cut into tokens
-MAX_WORD_CHARACTERS = 1000
+MAX_WORD_CHARACTERS = 200
+MAX_AFFIX_CHARACTERS = 64  # of what is put before or behind each piece of a word
 
 _STAGES = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
 
@@ -60,6 +61,9 @@ def _check_model(model: object, file: str) -> None:
         raise broken(f"{file} has no model.")
     if _is_above(model.get("max_input_chars_per_word"), MAX_WORD_CHARACTERS):
         raise unsafe(f"{file} looks for words of any length in words of any length.")
+    for affix in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if len(str(model.get(affix, ""))) > MAX_AFFIX_CHARACTERS:
+            raise unsafe(f"{file} puts long texts for short ones.")
     match model.get("vocab"):
         case dict(words):
             _check_words(words.items(), file)
