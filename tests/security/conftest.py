@@ -18,6 +18,16 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused by its bytes is seen by no library, not even in a child."""
+
+    def prove(*_: object) -> None:
+        raise AssertionError("a library would have read it")
+
+    monkeypatch.setattr("ftd.worker.models.load.prove", prove)
+
+
+@pytest.fixture
 def shelf(tmp_path: Path) -> Path:
     """Where models are published."""
     place = tmp_path / "models"

@@ -102,6 +102,11 @@ REFUSED: dict[str, Spoil] = {
     "a rank that is no number": config(r="2"),
     "a scale without end": config(lora_alpha=1e300),
     "a scale that is NaN": whole(json.dumps({**CONFIG, "lora_alpha": float("nan")})),
+    "a scale of 10^999": lambda adapter, _: (adapter / "adapter_config.json").write_text(
+        json.dumps(CONFIG).replace('"lora_alpha": 4', '"lora_alpha": 1e999')
+    ),
+    "a beginning that takes from the base": config(init_lora_weights="pissa_niter_999999999"),
+    "a beginning that nobody knows": config(init_lora_weights=["evil"]),
     "biases": config(bias="all"),
     "what the next release may add": config(run_this="evil"),
     "a key twice": whole('{"peft_type": "LORA", "peft_type": "evil"}'),

@@ -84,6 +84,14 @@ REFUSED: dict[str, bytes] = {
     "a vocabulary of 10^12": file(key(b"llama.vocab_size", U64, struct.pack("<Q", 10**12))),
     "no alignment": file(key(b"general.alignment", U32, struct.pack("<I", 0))),
     "an alignment of 2^31": file(key(b"general.alignment", U32, struct.pack("<I", 2**31))),
+    "an endless alignment": file(key(b"general.alignment", F32, struct.pack("<f", float("inf")))),
+    "an alignment that is no number": file(
+        key(b"general.alignment", F32, struct.pack("<f", float("nan")))
+    ),
+    "two lists that are one too long": file(
+        key(b"a", ARRAY, array(TEXT, 3, 3 * text(b""))),
+        key(b"b", ARRAY, array(TEXT, 2**23 - 2)),
+    ),
     "a tensor of 2^32 dimensions": file(tensors=(tensor(dimensions=2**32 - 1),)),
     "a tensor whose shape overflows": file(tensors=(tensor(shape=(2**33, 2**33)),)),
     "a tensor beyond the end": file(tensors=(tensor(at=2**40),)),

@@ -137,6 +137,26 @@ def sparse(name: str, size: int) -> Spoil:
     return spoil
 
 
+BOMB = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+def only_template(template: object) -> Spoil:
+    """In the tokenizer's configuration, where it may be a list or whatever JSON has."""
+
+    def spoil(model: Path, _: Canary) -> None:
+        (model / "chat_template.jinja").unlink()
+        change_json(model / "tokenizer_config.json", chat_template=template)
+
+    return spoil
+
+
+def templates(with_tools: str) -> list[dict[str, str]]:
+    return [
+        {"name": "default", "template": "{{ messages[0].content }}"},
+        {"name": "tool_use", "template": with_tools},
+    ]
+
+
 def a_mask_of_all_positions(model: Path, _: Canary) -> None:
     """GPT-Neo keeps one, of 17 GB here: for 2 MB of weights."""
     width, positions = 4, 2**17
@@ -167,6 +187,41 @@ def a_mask_of_all_positions(model: Path, _: Canary) -> None:
     write_safetensors(model / "model.safetensors", shapes)
 
 
+def a_licence_in_other_letters(model: Path, _: Canary) -> None:
+    """Under a name that is a letter of another alphabet away from LICENSE."""
+    (model / "LICEN\u017fE").write_text("a licence")
+
+
+# Refused only when a child has tried it, in these words.
+TRIED: dict[str, tuple[Spoil, str]] = {
+    "a mask of all positions": (
+        a_mask_of_all_positions,
+        "bytes besides its weights|can't allocate",
+    ),
+    "a class that is not there": (config(architectures=["EvilForCausalLM"]), "promises Evil"),
+    "a family that is not there": (config(model_type="evil"), "does not load"),
+    "an activation that is not there": (config(hidden_act="evil"), "does not load"),
+    "positions in a way that is not there": (
+        config(rope_scaling={"rope_type": "evil", "factor": 2.0}),
+        "does not load",
+    ),
+    "a template of the configuration that is a number": (
+        only_template(5),
+        "cannot be rendered",
+    ),
+    "a template for tools alone": (
+        only_template(templates(BOMB)[1:]),
+        "cannot be rendered",
+    ),
+    "a template that is good without tools": (
+        only_template(templates(BOMB)),
+        "no good on two short messages",
+    ),
+    "a template that floods with tools": (
+        only_template(templates("{{ 'x' * 200000 }}")),
+        "200,000 characters",
+    ),
+}
 REFUSED: dict[str, Spoil] = {
     # what would run
     "a module beside the weights": code("modeling_evil.py"),
@@ -177,7 +232,7 @@ REFUSED: dict[str, Spoil] = {
     "auto_map of the hub": config(auto_map={"AutoConfig": "someone/evil--evil.X"}),
     "auto_map deep inside": config(a=[{"b": [{"auto_map": EVIL_MAP}]}]),
     "auto_map of the tokenizer": tokenizer_config(auto_map=EVIL_MAP),
-    "auto_map of the generation": text("generation_config.json", '{"auto_map": {}}'),
+    "auto_map of the generation": text("generation_config.json", '{"auto_map": {"x": "y.X"}}'),
     "custom_generate": text("generation_config.json", '{"custom_generate": "a/b"}'),
     "custom_pipelines": config(custom_pipelines={"x": {"impl": "evil.X"}}),
     "attention from the hub": config(_attn_implementation_internal="someone/kernel"),
@@ -238,7 +293,6 @@ REFUSED: dict[str, Spoil] = {
     "10^9 experts": config(num_local_experts=10**9),
     "10^12 positions": config(max_position_embeddings=10**12),
     "a number of 5000 digits": text("config.json", '{"vocab_size": ' + "9" * 5000 + "}"),
-    "a mask of all positions": a_mask_of_all_positions,
     "a configuration that is deep": deep("config.json"),
     "a tokenizer's configuration that is deep": deep("tokenizer_config.json"),
     "a configuration with a key twice": text("config.json", '{"a": 1, "a": 2}'),
@@ -249,12 +303,24 @@ REFUSED: dict[str, Spoil] = {
     "a template of 1 GB": sparse("chat_template.jinja", 2**30),
     "a template of 2 MB in the configuration": tokenizer_config(chat_template=2**21 * "x"),
     "a card of 1 GB": sparse("README.md", 2**30),
+    "a number that is endless": text("config.json", json.dumps(CONFIG)[:-1] + ', "x": 1e999}'),
+    "five million values": text("special_tokens_map.json", f'{{"a": [{5 * 10**6 * "1,"}1]}}'),
+    "a header of five million values": header(b'{"a": [' + 5 * 10**6 * b"1," + b"1]}"),
+    "a billion positions in a head": config(
+        rope_parameters={"rope_type": "default", "partial_rotary_factor": 1e9}
+    ),
+    "10^9 labels": config(num_labels=10**9),
+    "a type that is a function": config(torch_dtype="load"),
+    "a type of other numbers": config(dtype="int8"),
+    "an end that is no token": text("generation_config.json", '{"eos_token_id": ["</s>"]}'),
+    "an end beyond all tokens": text("generation_config.json", '{"eos_token_id": [1000000000]}'),
+    "a model for a tokenizer": tokenizer_config(tokenizer_class="AutoModelForCausalLM"),
     "weights of 1 TB": sparse("model.safetensors", 2**40),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_it_is_refused(kind: str, model: Path, canary: Canary, shelf: Path) -> None:
+def test_it_is_refused(kind: str, model: Path, canary: Canary, shelf: Path, unseen: None) -> None:
     REFUSED[kind](model, canary)
     began = time.monotonic()
     with pytest.raises(FtdError) as refused:
@@ -264,6 +330,18 @@ def test_it_is_refused(kind: str, model: Path, canary: Canary, shelf: Path) -> N
     assert "\n" not in refused.value.message
     assert "root:" not in refused.value.message
     assert time.monotonic() - began < 60
+    assert canary.sings
+    assert not any(shelf.iterdir())
+
+
+@pytest.mark.parametrize("kind", TRIED)
+def test_it_is_refused_when_it_is_tried(
+    kind: str, model: Path, canary: Canary, shelf: Path
+) -> None:
+    spoil, words = TRIED[kind]
+    spoil(model, canary)
+    with pytest.raises(FtdError, match=words):
+        add(str(model), shelf / "evil")
     assert canary.sings
     assert not any(shelf.iterdir())
 
@@ -294,6 +372,13 @@ HARMLESS: dict[str, Spoil] = {
     ),
     "a configuration for other libraries": text("adapter_model.json", '{"auto_map": {}}'),
     "where it once was": config(_name_or_path="someone/model"),
+    "keys that would name code, and name none": config(auto_map={}, use_kernels=False),
+    "templates in other places": lambda model, _: (
+        (model / "additional_chat_templates").mkdir(),
+        (model / "additional_chat_templates" / "tool_use.jinja").write_text(BOMB),
+        (model / "chat_template.json").write_text(json.dumps({"chat_template": BOMB})),
+    ),
+    "a licence in letters of another alphabet": a_licence_in_other_letters,
     "names that steer a terminal": odd_names,
     "a directory of code": below,
     "a link inside": link("LICENSE", "README.md"),
@@ -310,6 +395,7 @@ def test_it_is_taken_in_without_effect(kind: str, model: Path, canary: Canary, s
     assert all(name.isascii() and name.isprintable() for name in checked.files)
     assert all(note.isascii() and "\n" not in note for note in checked.notes)
     assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl", ".py")) for name in checked.files)
+    assert "chat_template.json" not in checked.files
 
 
 def test_nothing_of_a_pickle_reaches_the_shelf(model: Path, canary: Canary, shelf: Path) -> None:

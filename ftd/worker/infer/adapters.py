@@ -23,7 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ftd.core.errors import FtdError, invalid
-from ftd.worker.models.adapter import CONFIG, MAX_CONFIG_BYTES, WEIGHTS
+from ftd.worker.models.adapter import (
+    BEGINNINGS,
+    CONFIG,
+    MAX_ALPHA,
+    MAX_CONFIG_BYTES,
+    MAX_RANK,
+    WEIGHTS,
+)
 from ftd.worker.models.configs import read_json
 from ftd.worker.pretrained import REASON_CHARACTERS
 
@@ -36,8 +43,6 @@ _HARMLESS: Final = {
     # and these are looked at
     *("bias", "init_lora_weights", "lora_alpha", "peft_type", "r", "use_rslora"),
 }
-# Beginnings that leave the base as it is; PiSSA, OLoRA and others take away from it.
-_BEGINNINGS: Final = (True, False, None, "gaussian", "orthogonal", "eva")
 _PREFIX: Final = "base_model.model."
 
 
@@ -213,11 +218,13 @@ def _scale(config: dict[str, Any]) -> float:
             raise _refused(f"it uses {name}")
     if config.get("bias", "none") != "none":
         raise _refused("it changes biases")
-    if (beginning := config.get("init_lora_weights")) not in _BEGINNINGS:
+    if (beginning := config.get("init_lora_weights")) not in BEGINNINGS:
         raise _refused(f"it began as {beginning}, which changes the base model")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise _refused("its rank and alpha are no numbers")
+    if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
+        raise _refused(f"its rank is not 1 to {MAX_RANK:,}")
+    if not isinstance(alpha, int | float) or abs(alpha) > MAX_ALPHA:
+        raise _refused("its alpha is no number of any use")
     return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
 
 

@@ -32,6 +32,9 @@ _READ: Final = frozenset(
     {"bias", "init_lora_weights", "lora_alpha", "lora_dropout", "peft_type", "r", "target_modules"}
     | {"use_rslora"}
 )
+# Beginnings that leave the base as it is. PEFT goes through them when it loads, too: PiSSA and
+# others would take their part away from the base's weights, each time.
+BEGINNINGS: Final = (True, False, None, "gaussian", "orthogonal", "eva")
 _MODULE = re.compile(r"[A-Za-z0-9_.]{1,200}\Z")
 _WEIGHT = re.compile(r"base_model\.model\.[A-Za-z0-9_.]{1,400}\.lora_[AB]\.weight\Z")
 
@@ -62,6 +65,9 @@ def _check_config(config: Mapping[str, Any]) -> None:
         raise _refused(f"its rank is not 1 to {MAX_RANK:,}")
     if not _is_number(alpha, MAX_ALPHA) or not _is_number(config.get("lora_dropout", 0), 1):
         raise _refused("its alpha or dropout is no number of any use")
+    beginning = config.get("init_lora_weights")
+    if not isinstance(beginning, str | bool | None) or beginning not in BEGINNINGS:
+        raise _refused(f"it began as {str(beginning)[:200]!a}, which changes the base model")
     if config.get("bias", "none") != "none":
         raise _refused("it changes biases")
     targets = config.get("target_modules")

@@ -38,7 +38,9 @@ _JUDGES = {
     "vocab.json": check_vocabulary,
     "added_tokens.json": check_vocabulary,
 }
-_TEXTS = re.compile(r"(LICENSE|LICENCE|NOTICE|USE_POLICY|README)(\.md|\.txt)?\Z", re.IGNORECASE)
+_TEXTS = re.compile(
+    r"(LICENSE|LICENCE|NOTICE|USE_POLICY|README)(\.md|\.txt)?\Z", re.IGNORECASE | re.ASCII
+)
 
 _CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".sh", ".dll", ".dylib"})
 # Formats that run code when they are loaded, or may; each has a safetensors sister.

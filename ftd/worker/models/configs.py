@@ -1,12 +1,13 @@
 """Reads a model's JSON files with the standard library and refuses what would run or fetch code."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ftd.worker.models import tree
 from ftd.worker.models.refusal import broken, shown, unsafe, unsupported
@@ -24,6 +25,7 @@ CONFIGS = frozenset(
 )
 MAX_CONFIG_BYTES = 16 * 2**20
 MAX_DEPTH = 32
+MAX_VALUES = 2**22  # of a document: each takes a hundred bytes of memory, and three of a file
 
 # Keys that make a loader run Python from the directory or the hub, or read other weights than
 # those that were checked. CVE-2026-4372 was `_attn_implementation_internal`.
@@ -49,6 +51,9 @@ _PLACE_KEYS = re.compile(
     r"(?!_?((base_)?model_)?name_or_path\Z).*(name_or_path|(model|repo|hub)_id|_tower"
     r"|backbone|_checkpoint|_ur[il]|(vocab|merges|tokenizer|spm|sp_model)_file)\Z"
 )
+# transformers takes any of its classes for a tokenizer's, and any name in torch for a dtype.
+_TOKENIZER_CLASS = re.compile(r"[A-Za-z0-9_]{0,80}(Tokenizer|TokenizerFast|Backend)\Z")
+_DTYPE = re.compile(r"(torch\.)?b?float[0-9]{1,2}(_e[0-9]m[0-9]\w*)?\Z|auto\Z", re.ASCII)
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # In these, text is for people and for the model, and may begin with anything.
@@ -58,7 +63,7 @@ _KERNEL_KEYS = frozenset({"attn_implementation", "experts_implementation"})
 _KERNELS = frozenset({"eager", "sdpa", "flash_attention_2", "batched_mm", "grouped_mm"})
 _QUANTISED_KEYS = frozenset({"quantization_config", "compression_config"})
 
-_ARCHITECTURE = re.compile(r"[A-Za-z0-9]{1,80}ForCausalLM\Z")
+_ARCHITECTURE = re.compile(r"[A-Za-z0-9_]{1,80}ForCausalLM\Z")
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,80}\Z")
 
 # What older families call the same thing.
@@ -69,6 +74,7 @@ _VOCABULARY = ("vocab_size",)
 
 # A tensor is made of products of these: far above every published model, far below a bomb.
 _BOUNDS = (
+    (re.compile(r"(partial_rotary_factor|rotary_pct)\Z"), 1),
     (re.compile(r".*(vocab_size|positions|position_embeddings|seq_len|seq_length)\Z"), 2**27),
     (re.compile(r".*(_size|_dim|_rank|n_embd|d_model|n_inner|d_ff)\Z"), 2**22),
     (re.compile(r"n_layers?\Z|num_(hidden_)?layers\Z"), 2**10),
@@ -92,6 +98,9 @@ def read_config(directory: Path) -> Config:
     """Read config.json, already known to be harmless. Raises FtdError."""
     document = read_json(directory / "config.json")
     check_bounds(document)
+    for key in ("dtype", "torch_dtype"):
+        if not _DTYPE.match(str(document.get(key) or "auto")):
+            raise unsupported(f"config.json: {key} is {shown(document[key])}, which is no float's.")
     return Config(
         architecture=_architecture(document),
         model_type=_model_type(document),
@@ -105,11 +114,14 @@ def read_config(directory: Path) -> Config:
 def check_harmless(path: Path) -> None:
     """Refuse a JSON document that would make a loader run code, fetch, or unpack. FtdError."""
     for key, value in items(read_json(path), path.name):
-        if key in _CODE_KEYS:
+        if key in _CODE_KEYS and value:
             raise unsafe(
                 f"{path.name} has the key {shown(key)}, which makes a loader run or fetch code. "
-                "Only models of transformers' own classes are taken."
+                "Only models of transformers' own classes are taken; if this is one, remove the "
+                "key."
             )
+        if key == "tokenizer_class" and value and not _TOKENIZER_CLASS.match(str(value)):
+            raise unsafe(f"{path.name}: tokenizer_class {shown(value)} is no tokenizer's.")
         if key.lstrip("_") in _KERNEL_KEYS and value is not None and str(value) not in _KERNELS:
             raise unsafe(f"{path.name}: {key} {shown(value)} may name code on the hub.")
         if key in _QUANTISED_KEYS and value is not None:
@@ -117,8 +129,15 @@ def check_harmless(path: Path) -> None:
                 f"{path.name} has a {key}: quantised weights cannot be trained. Take the model's "
                 "unquantised release, or its .gguf file."
             )
+        if key.endswith("_token_id") and not _is_token(value):
+            raise broken(f"{path.name}: {shown(key)} is {shown(value)}, which is no token.")
         if isinstance(value, str) and value:
             _check_place(key, value, path.name)
+
+
+def _is_token(value: object) -> bool:
+    """Of a list each part is looked at by itself."""
+    return value is None or isinstance(value, list) or (isinstance(value, int) and value < 2**27)
 
 
 def _check_place(key: str, value: str, file: str) -> None:
@@ -142,9 +161,13 @@ def read_json(path: Path, *, limit_bytes: int = MAX_CONFIG_BYTES) -> dict[str, A
 
 def parse_json(text: bytes, name: str) -> dict[str, Any]:
     """A JSON object in which no key is twice: readers disagree about which one counts. NaN and
-    Infinity are no JSON, and no sizes."""
+    Infinity are no JSON, and no sizes, however they are written."""
+    if text.count(b",") > MAX_VALUES:
+        raise broken(f"{name} has more than {MAX_VALUES:,} values.")
     try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+        document = json.loads(
+            text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_number
+        )
     except RecursionError:
         raise broken(f"{name} is nested too deeply.") from None
     except ValueError as error:
@@ -162,7 +185,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def _no_number(text: str) -> object:
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
+def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
 
 

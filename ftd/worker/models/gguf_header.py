@@ -66,6 +66,7 @@ class _Reader:
     def __init__(self, file: BinaryIO, name: str) -> None:
         self.file_bytes = os.fstat(file.fileno()).st_size
         self.at = 0
+        self.items = 0  # of lists, which are looked at one by one
         self._file = file
         self.name = shown(name)
 
@@ -104,9 +105,9 @@ def _read_keys(reader: _Reader, count: int) -> int:
         for value in _values(reader, reader.number("I")):
             _check_bound(key, value, reader.name)
             if key == "general.alignment":
+                if not 1 <= value <= MAX_ALIGNMENT:  # nor NaN, nor infinite
+                    raise broken(f"{reader.name} has no sane alignment.")
                 alignment = int(value)
-    if not 1 <= alignment <= MAX_ALIGNMENT:
-        raise broken(f"{reader.name} has no sane alignment.")
     return alignment
 
 
@@ -121,6 +122,9 @@ def _values(reader: _Reader, kind: int, *, nested: bool = False) -> Iterator[flo
         if inner in _NUMBERS and count > MAX_NAME_BYTES:
             reader.skip(count * struct.calcsize(_NUMBERS[inner]))
             return
+        reader.items += count
+        if reader.items > MAX_ITEMS:
+            raise broken(f"{reader.name} has lists of more than {MAX_ITEMS:,} parts.")
         for _ in range(count):
             yield from _values(reader, inner, nested=True)
     else:

@@ -196,19 +196,23 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no config": (without("config.json"), "broken_model", "no config.json"),
     "no tokenizer": (without("tokenizer.json"), "broken_model", "no tokenizer"),
     "auto_map": (config(auto_map={"AutoModel": "x.Y"}), "unsafe_model", "'auto_map'"),
-    "auto_map below": (config(text_config=[{"auto_map": {}}]), "unsafe_model", "'auto_map'"),
+    "auto_map below": (
+        config(text_config=[{"auto_map": {"x": "y"}}]),
+        "unsafe_model",
+        "'auto_map'",
+    ),
     "auto_map of the tokenizer": (
         json_file("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["x.Y", None]}}),
         "unsafe_model",
         "tokenizer_config.json has the key 'auto_map'",
     ),
     "auto_map of generation": (
-        json_file("generation_config.json", {"auto_map": {}}),
+        json_file("generation_config.json", {"auto_map": {"x": "y"}}),
         "unsafe_model",
         "generation_config.json has the key",
     ),
     "auto_map of a processor": (
-        json_file("processor_config.json", {"auto_map": {}}),
+        json_file("processor_config.json", {"auto_map": {"x": "y"}}),
         "unsafe_model",
         "processor_config.json has the key",
     ),
