@@ -37,7 +37,7 @@ def saving(tmp_path: Path, tiny: Path) -> Iterator[Daemon]:
 
 
 def submit(client: openai.OpenAI, directory: Path) -> str:
-    training = upload(client, small_talk(directory / "training.jsonl", 70))
+    training = upload(client, small_talk(directory / "training.jsonl", 100))
     validation = upload(client, small_talk(directory / "validation.jsonl", 12, start=500))
     job = client.fine_tuning.jobs.create(
         model=TINY,
@@ -115,7 +115,7 @@ def test_five_kills_change_no_bit(saving: Daemon, tmp_path: Path) -> None:
         client = saving.client()
     assert made(saving, client, job_id) == undisturbed
 
-    assert steps_told(client, job_id) == list(range(1, 211))
+    assert steps_told(client, job_id) == list(range(1, 301))
     messages = told(client, job_id)
     resumed = [message for message in messages if message.startswith("Resumed from step")]
     assert 1 <= len(resumed) == len(set(resumed)) <= KILLS
@@ -127,6 +127,6 @@ def test_five_kills_change_no_bit(saving: Daemon, tmp_path: Path) -> None:
     assert messages.count(warning) == 1
     assert f"Resumed from step {damaged}" not in messages
     listed = client.fine_tuning.jobs.checkpoints.list(job_id, limit=100).data
-    assert [checkpoint.step_number for checkpoint in listed] == [210, 140, 70]
+    assert [checkpoint.step_number for checkpoint in listed] == [300, 200, 100]
     shown = saving.ftctl("show", job_id).stdout
     assert undisturbed[0] in shown.replace("\n", "")

@@ -18,6 +18,7 @@ from ftd.runner import health, runner
 from ftd.runner.health import Health
 from ftd.store import checkpoints
 from tests.groups import limited
+from tests.runner.test_resuming import runs, until
 from tests.runner.test_runner import CPU, World, processes, world
 
 __all__ = ["world"]
@@ -123,7 +124,18 @@ async def test_a_trainer_that_ended_with_its_supervisor_takes_no_chance_of_the_j
 ) -> None:
     world.start()
     script = [["attempt", number, "end the shim"] for number in range(1, 5)]
-    await world.submit(*script, ["checkpoint", 1], ["done", 1])
+    await world.submit(["gate"], *script, ["checkpoint", 1], ["done", 1])
+
+    async def entrusted(number: int) -> bool:
+        """Whether the daemon knows that the trainer has its job: its name was heard."""
+        rows = await world.store.db.rows(
+            "SELECT 1 FROM attempts WHERE number = ? AND spool_offset > 0", (number,)
+        )
+        return bool(rows)
+
+    for number in range(1, 6):
+        await until(lambda number=number: entrusted(number))  # type: ignore[misc]
+        (runs(world)[-1] / "out" / "open").touch()
     await world.until(State.SUCCEEDED)
     assert await notes(world) == [("lost", "trainer_cut_off")] * 4 + [("done", None)]
     told = await world.told()
