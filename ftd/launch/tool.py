@@ -85,17 +85,26 @@ async def _run(
     bounds: list[str], tool: list[str], environment: dict[str, str], timeout_s: float | None
 ) -> ToolResult:
     program = [sys.executable, "-P", "-m", "ftd.launch.oneshot"]  # -P: no modules from the cwd
-    transport, run = await asyncio.get_running_loop().subprocess_exec(
-        _Run,
-        *program,
-        str(os.getpid()),
-        *bounds,
-        *tool,
-        stdin=DEVNULL,
-        env=environment,
-        start_new_session=True,
+    spawning = asyncio.ensure_future(
+        asyncio.get_running_loop().subprocess_exec(
+            _Run,
+            *program,
+            str(os.getpid()),
+            *bounds,
+            *tool,
+            stdin=DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
     )
     timed_out = False
+    try:
+        # Cancelled by itself it waits, perhaps for ever, for what the tool has started.
+        await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        await _end(*await spawning)
+        raise
+    transport, run = spawning.result()
     try:
         async with asyncio.timeout(timeout_s):
             await run.exited.wait()

@@ -126,6 +126,26 @@ async def test_a_cancelled_call_leaves_nothing(tools: Tools, tmp_path: Path) -> 
     await until_gone(child)
 
 
+async def test_a_call_that_is_cancelled_while_it_begins_leaves_nothing(
+    tools: Tools, tmp_path: Path
+) -> None:
+    """The tool is at work before our loop, which had other things to do, has looked at it."""
+    path = tmp_path / "pid"
+    before = psutil.Process().children()
+    running = asyncio.create_task(tools.run(ENDLESS, str(path), timeout_s=None))
+    while psutil.Process().children() == before:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0)
+    ends_at = time.monotonic() + 20
+    while not (path.is_file() and path.read_text().endswith("\n")):
+        assert time.monotonic() < ends_at
+        time.sleep(0.01)  # noqa: ASYNC251 - which holds the loop up
+    running.cancel()
+    async with asyncio.timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    await until_gone(int(path.read_text()))
+
+
 async def test_what_a_tool_leaves_behind_does_not_hold_us_up(tools: Tools, tmp_path: Path) -> None:
     began = time.monotonic()
     result = await tools.run(ENDLESS.replace("time.sleep(600)", ""), str(tmp_path / "pid"))
