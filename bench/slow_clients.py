@@ -25,7 +25,7 @@ import psutil
 
 from bench.askers import Asker
 from bench.dawdlers import NICE
-from bench.machine import Spread, describe, require_quiet, table
+from bench.machine import Spread, require_quiet
 from bench.upload import (
     GROWTH_BYTES,
     LINE_BYTES,
@@ -34,9 +34,11 @@ from bench.upload import (
     asking,
     enough_space,
     forget_peak,
+    judged,
     lines,
     peak_bytes,
     send,
+    tell,
     waits,
 )
 from tests.running import Daemon, running
@@ -93,10 +95,7 @@ def verdicts(found: Found) -> list[tuple[str, str, bool]]:
     targets |= {
         f"{kind} meanwhile, 99th of 100 [ms]": WAIT_MS for kind in ("a list", "a list of jobs")
     }
-    return [
-        (f"{name}: at most {most:g}", f"{found[name].median:.4g}", found[name].median <= most)
-        for name, most in targets.items()
-    ]
+    return judged(found, targets)
 
 
 def main() -> int:
@@ -114,15 +113,8 @@ def main() -> int:
             sys.exit(f"{scratch} has no room for {size:,} bytes and {SPARE_BYTES:,} to spare")
         with running(Path(scratch) / "home", environment={"FTD_DEVICES__USE": "cpu"}) as daemon:
             found = measure(daemon, size, options.clients)
-    held = verdicts(found)
-    if options.json:
-        print(json.dumps({name: spread.values for name, spread in found.items()}))
-    else:
-        print(describe())
-        print(f"{size / 1e9:g} GB, {options.clients} slow clients")
-        table([(name, f"{spread.median:.4g}") for name, spread in found.items()])
-        table([(name, f"{figure} {'holds' if ok else 'FAILS'}") for name, figure, ok in held])
-    return 0 if all(holds for _, _, holds in held) else 1
+    about = f"{size / 1e9:g} GB, {options.clients} slow clients"
+    return tell(found, verdicts(found), about, as_json=options.json)
 
 
 if __name__ == "__main__":

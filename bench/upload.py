@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -303,11 +303,28 @@ def verdicts(found: Found) -> list[tuple[str, str, bool]]:
         "a list meanwhile, 99th of 100 [ms]": 100,
         "a list of jobs meanwhile, 99th of 100 [ms]": 100,
     }
+    return judged(found, targets)
+
+
+def judged(found: Found, targets: Mapping[str, float]) -> list[tuple[str, str, bool]]:
+    """Each figure that may be so large at most, and whether it is not larger."""
     return [
         (f"{name}: at most {most:g}", f"{found[name].median:.4g}", found[name].median <= most)
         for name, most in targets.items()
         if name in found
     ]
+
+
+def tell(found: Found, held: list[tuple[str, str, bool]], about: str, *, as_json: bool) -> int:
+    """Print the figures; the exit status."""
+    if as_json:
+        print(json.dumps({name: spread.values for name, spread in found.items()}))
+    else:
+        print(describe())
+        print(about)
+        table([(name, f"{spread.median:.4g}") for name, spread in found.items()])
+        table([(name, f"{figure} {'holds' if ok else 'FAILS'}") for name, figure, ok in held])
+    return 0 if all(holds for _, _, holds in held) else 1
 
 
 def main() -> int:
@@ -326,15 +343,8 @@ def main() -> int:
         environment = {"FTD_LIMITS__UPLOAD_BYTES": str(size), "FTD_DEVICES__USE": "cpu"}
         with running(Path(scratch) / "home", environment=environment) as daemon:
             found = measure(daemon, size, abort_after=size // 2, check=not options.no_check)
-    held = verdicts(found)
-    if options.json:
-        print(json.dumps({name: spread.values for name, spread in found.items()}))
-    else:
-        print(describe())
-        print(f"{size / 1e9:g} GB of {size // LINE_BYTES:,} conversations")
-        table([(name, f"{spread.median:.4g}") for name, spread in found.items()])
-        table([(name, f"{figure} {'holds' if ok else 'FAILS'}") for name, figure, ok in held])
-    return 0 if all(holds for _, _, holds in held) else 1
+    about = f"{size / 1e9:g} GB of {size // LINE_BYTES:,} conversations"
+    return tell(found, verdicts(found), about, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fastapi.routing import APIRoute
 
 from ftd import config
-from ftd.api.rest import chat, completions, files, jobs, ledger, models, node, protocol, server
+from ftd.api.rest import ledger, protocol, server
 from ftd.api.rest.crowd import REFUSED_AT_ONCE
 from tests.api.rest.face import BASE, KEY, Face, serving, until
+from tests.security.routes import ROUTES
 
 BEARER = f"Authorization: Bearer {KEY}\r\n"
-ROUTES = sorted(
-    (method, route.path)
-    for room in (chat, completions, files, jobs, models, node)
-    for route in room.router.routes
-    if isinstance(route, APIRoute)
-    for method in route.methods or ()
-)
 
 
 @pytest.fixture

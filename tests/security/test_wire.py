@@ -11,15 +11,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fastapi.routing import APIRoute
 
 from ftd import config
-from ftd.api.rest import chat, completions, files, jobs, models, node
 from ftd.core.job import State
 from ftd.service.jobs import CreateJob
 from ftd.service.keys import Actor
 from tests.api.rest.face import BASE, KEY, Face, conversations, serving
 from tests.fuzz import mutated, seeded, seeds
+from tests.security.routes import ROUTES
 
 BEARER = f"Authorization: Bearer {KEY}\r\n"
 HEAD = b"Host: localhost\r\n" + BEARER.encode()
@@ -301,13 +300,6 @@ async def test_random_ranges_are_answered_with_the_whole(face: Face) -> None:
 
 # Hosts
 
-ROUTES = sorted(
-    (method, route.path)
-    for room in (chat, completions, files, jobs, models, node)
-    for route in room.router.routes
-    if isinstance(route, APIRoute)
-    for method in route.methods or ()
-)
 FOREIGN = (
     "evil.example", "localhost.evil.example", "evil-localhost", "localhost@evil.example",
     "evil.example#localhost", "evil.example/localhost", "evil.example?localhost", "evil\\localhost",
