@@ -39,9 +39,10 @@ def target(addr: str | None) -> str:
         _refuse_anothers(path)
     if found := _listening(candidates):
         return _unix(found)
-    if starting.daemon():
+    begun = starting.daemons()  # who comes later is not waited for: they may be many
+    if begun:
         say("a daemon is starting; waiting for it ...")
-    while starting.daemon():
+    while any(map(starting.is_starting, begun)):
         time.sleep(LOOK_S)
         if found := _listening(candidates):
             return _unix(found)

@@ -16,9 +16,13 @@ _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def daemon() -> bool:
-    """Whether a `ftd serve` of this user has run for less than START_S."""
-    return any(serving(pid) and _age_s(pid) < START_S for pid in _ours())
+def daemons() -> list[int]:
+    """The `ftd serve` of this user that have run for less than START_S, by pid."""
+    return [pid for pid in _ours() if is_starting(pid)]
+
+
+def is_starting(pid: int) -> bool:
+    return serving(pid) and _age_s(pid) < START_S
 
 
 def serving(pid: int) -> bool:

@@ -66,7 +66,12 @@ class Daemon:
 
 
 async def ended(process: asyncio.subprocess.Process, given: bytes | None = None) -> Ran:
-    out, err = await asyncio.wait_for(process.communicate(given), LIMIT_S)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(given), LIMIT_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise
     return Ran(process.returncode, out.decode(), err.decode())
 
 
