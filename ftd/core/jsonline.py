@@ -8,7 +8,7 @@ here it is a fault that says where and why.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ftd.core.finding import kind, quoted
 
@@ -17,6 +17,8 @@ MAX_DIGITS = 4300  # of an integer: CPython's own limit, which an environment va
 MAX_DEPTH = 200  # where nobody says otherwise
 MAX_REPEATED = 8  # keys named, give or take one object's
 HINT_CHARACTERS = 20
+
+_Hook: TypeAlias = Callable[[list[tuple[str, Any]]], dict[str, Any]]  # makes an object of its pairs
 
 
 class LineError(ValueError):
@@ -80,6 +82,27 @@ def nesting(value: Any) -> int:
     return depth
 
 
+def keys(value: Any) -> int:
+    """How many keys its objects have, in all."""
+    found = 0
+    waiting = [value]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            found += len(node)
+            waiting += [child for child in node.values() if isinstance(child, dict | list)]
+        elif isinstance(node, list):
+            waiting += [child for child in node if isinstance(child, dict | list)]
+    return found
+
+
+def repeated(text: str) -> list[str]:
+    """The keys that an object of this JSON has more than once: some, where they are many."""
+    names: list[str] = []
+    json.loads(text, object_pairs_hook=_naming(names))
+    return names
+
+
 def hint(line: bytes) -> str:
     """The beginning of a line for people: one printable line of bounded length."""
     text = line[: 4 * HINT_CHARACTERS].decode("utf-8", "replace").rstrip()[:HINT_CHARACTERS]
@@ -95,15 +118,20 @@ def _decode(text: str) -> tuple[Any, list[str]]:
     try:
         return _DECODER.decode(text), []
     except _RepeatedKeyError:
-        repeated: list[str] = []
+        names: list[str] = []
+        return _decoder(_naming(names)).decode(text), names
 
-        def name_them(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            seen = Counter(key for key, _ in pairs)
-            if len(repeated) < MAX_REPEATED:
-                repeated.extend(key for key, count in seen.items() if count > 1)
-            return dict(pairs)
 
-        return _decoder(name_them).decode(text), repeated
+def _naming(names: list[str]) -> _Hook:
+    """Lets the last value of a key win, and puts the keys that come more than once into `names`."""
+
+    def read(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen = Counter(key for key, _ in pairs)
+        if len(names) < MAX_REPEATED:
+            names.extend(key for key, count in seen.items() if count > 1)
+        return dict(pairs)
+
+    return read
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -184,7 +212,7 @@ def _constant(name: str) -> float:
     )
 
 
-def _decoder(hook: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> json.JSONDecoder:
+def _decoder(hook: _Hook) -> json.JSONDecoder:
     return json.JSONDecoder(
         object_pairs_hook=hook,
         parse_int=_integer,

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftd.core.amount import holds_more
+from ftd.core import jsonline
+from ftd.core.amount import holds_more, keys
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -50,3 +51,17 @@ def test_any_bytes_can_be_counted(data: bytes) -> None:
 @pytest.mark.parametrize("text", [b"[1,1,1]", b'["a","b","c"]', b"[[],[],[]]", b'{"a":1,"b":[]}'])
 def test_more_is_more(text: bytes) -> None:
     assert holds_more(3, text)
+
+
+@settings(deadline=None)
+@given(JSON, st.sampled_from([None, 1]))
+def test_keys_are_counted_in_the_text_as_in_what_it_says(told: Any, indent: int | None) -> None:
+    assert keys(json.dumps(told, indent=indent).encode()) == jsonline.keys(told)
+
+
+@settings(deadline=None)
+@given(JSON)
+def test_a_key_that_is_there_twice_counts_twice(told: Any) -> None:
+    text = f'{{"a": {json.dumps(told)}, "a": [":"]}}'
+    assert keys(text.encode()) == jsonline.keys(json.loads(text)) + jsonline.keys(told) + 1
+    assert jsonline.repeated(text) == ["a"]

@@ -9,16 +9,16 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
 from ftd.config import Limits
-from ftd.core import amount
+from ftd.core import amount, jsonline
 from ftd.core.errors import FtdError, Kind, invalid
-from ftd.core.jsonline import nesting
+from ftd.core.finding import quoted
 from ftd.service.door import Door
 
 LARGE_BYTES = 64 * 1024  # from here on a body is parsed in a thread
 
 
 class StrictRequest(Request):
-    """A request whose JSON has no NaN, no lone surrogate, a bounded depth and a bounded size."""
+    """A request whose JSON has no NaN, no lone surrogate, no key twice, and is bounded."""
 
     def limit(self, limits: Limits) -> int:
         """How many bytes a body may have."""
@@ -61,8 +61,14 @@ class StrictRequest(Request):
             ) from error
         depth = self._limits.json_depth
         # Brackets in strings count too, so this is an upper bound: cheap, and mostly enough.
-        if body.count(b"{") + body.count(b"[") > depth and nesting(parsed) > depth:
+        if body.count(b"{") + body.count(b"[") > depth and jsonline.nesting(parsed) > depth:
             raise invalid(f"The JSON body nests deeper than {depth} levels.", code="invalid_json")
+        # Readers disagree about which of them counts, and ours takes the last without a word.
+        if amount.keys(body) != jsonline.keys(parsed):
+            (twice, *_) = jsonline.repeated(body.decode())
+            raise invalid(
+                f"The JSON body has the key {quoted(twice)} more than once.", code="invalid_json"
+            )
         return parsed
 
 
