@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ftd import config
-from ftd.api.grpc import limits, server
+from ftd.api.grpc import gate, server
 from ftd.host import certificates
 from ftd.v1 import files_pb2
 from tests.api.grpc.fake_door import FakeDoor
@@ -139,7 +139,7 @@ async def test_strangers_are_refused_before_a_message_has_come(
 async def test_a_message_that_does_not_come_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr(limits, "MESSAGE_S", 0.05)
+    monkeypatch.setattr(gate, "MESSAGE_S", 0.05)
     async with served(tmp_path) as (_, _, channel):
         call = channel.stream_stream(f"/ftd.v1.{method}")(nothing(), metadata=BEARER)
         async with begun([call]), asyncio.timeout(5):
@@ -155,7 +155,7 @@ async def test_an_upload_that_stalls_is_cut_off_and_leaves_nothing(
         yield files_pb2.UploadFileRequest(chunk=b"{").SerializeToString()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(limits, "MESSAGE_S", 0.2)
+    monkeypatch.setattr(gate, "MESSAGE_S", 0.2)
     async with served(tmp_path) as (door, _, channel):
         call = channel.stream_stream("/ftd.v1.Files/UploadFile")(stalling(), metadata=BEARER)
         async with begun([call]), asyncio.timeout(5):
@@ -175,7 +175,7 @@ async def test_calls_that_need_no_key_crowd_out_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.setattr(server, "MAX_CALLS", PLACES)
-    monkeypatch.setattr(limits, "STRANGERS", 2)
+    monkeypatch.setattr(gate, "STRANGERS", 2)
     async with served(tmp_path) as (_, _, channel):
         call = channel.stream_stream(f"/grpc.{method}")
         async with begun([call(WITHOUT_A_KEY[method]()) for _ in range(3 * PLACES)]) as calls:

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Any
 
 from ftd.api.grpc import convert_chat as convert
-from ftd.api.grpc.interceptors import actor
+from ftd.api.grpc.gate import actor
 from ftd.core import chat
 from ftd.service.chat import Chat
 from ftd.v1 import chat_pb2, chat_pb2_grpc

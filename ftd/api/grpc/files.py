@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from ftd.api.grpc import convert, idempotency
-from ftd.api.grpc.interceptors import actor
+from ftd.api.grpc.gate import actor
 from ftd.core.errors import invalid
 from ftd.service.files import Files
 from ftd.v1 import files_pb2, files_pb2_grpc

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from ftd.api.grpc import convert, idempotency
-from ftd.api.grpc.interceptors import actor
+from ftd.api.grpc.gate import actor
 from ftd.core.job import Job
 from ftd.service.jobs import CreateJob, Jobs, MetadataFilter
 from ftd.v1 import jobs_pb2, jobs_pb2_grpc

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ftd.api.grpc import convert
-from ftd.api.grpc.interceptors import actor
+from ftd.api.grpc.gate import actor
 from ftd.service.keys import CreateKey, Keys
 from ftd.v1 import keys_pb2, keys_pb2_grpc
 

@@ -1,25 +1,24 @@
-"""Messages are read here, once the key was seen: what is none, or makes too much of few bytes, is
-the client's mistake, INVALID_ARGUMENT.
+"""A call's messages: how long each is waited for, and how they are read.
 
-gRPC would read them before any handler of ours runs, whoever sent them, and call whatever that
-raises UNKNOWN. So they come to our handlers as bytes.
+gRPC would wait without end, and read what a stranger sends, before any handler of ours runs; what
+it cannot read it calls UNKNOWN. So messages come to us as bytes, and are read once the key was
+seen: what is none, or makes too much of few bytes, is the client's mistake, INVALID_ARGUMENT.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
-import grpc.aio
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError
 
 from ftd.api.grpc.amount import holds_more
-from ftd.api.grpc.interceptors import MAKERS, behaviour, is_open
-from ftd.core.errors import invalid
+from ftd.core.errors import FtdError, Kind, invalid
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-_Read: TypeAlias = Callable[[bytes], Any]
 
 MAX_VALUES = 100_000  # of one message; a conversation of a thousand turns has six thousand
 
@@ -27,53 +26,50 @@ NOT_OF_ITS_TYPE = "The message cannot be read: it is not of the call's type."
 TOO_MUCH = f"The message holds more than {MAX_VALUES:,} values."
 
 
-class Messages(grpc.aio.ServerInterceptor):
-    """Shows handlers of ours readable messages alone. Put it behind those who answer and who let
-    in.
+class Reader:
+    """Reads what a handler takes, out of the bytes of its call."""
 
-    Raises INVALID in the handler's place.
-    """
+    def __init__(self, handler: "_Handler", method: str, within_s: float) -> None:
+        assert handler.request_deserializer is not None, "generated code sets it"
+        self._streams = handler.request_streaming
+        self._deserialize = handler.request_deserializer
+        self._kind = _kind(method)
+        self._within_s = within_s
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
-        details: grpc.HandlerCallDetails,
-    ) -> "_Handler | None":
-        handler = await continuation(details)
-        if handler is None or handler.request_deserializer is None or is_open(details):
-            return handler
-        read = _strictly(handler.request_deserializer, _kind(details.method))
-        return _reading(handler, read)
+    @asynccontextmanager
+    async def request(self, received: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        """The message, or the stream of them. Raises INVALID for what is no message, or is not
+        there, and TIMED_OUT for one that is waited for too long, in a stream while it is read."""
+        async with aclosing(self._each(received)) as messages:
+            yield messages if self._streams else await _one(messages)
 
+    async def _each(self, received: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
+        coming = aiter(received)
+        while True:
+            try:
+                async with asyncio.timeout(self._within_s):
+                    data = await anext(coming)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise FtdError(
+                    Kind.TIMED_OUT, f"No whole message came for {self._within_s:g} seconds."
+                ) from None
+            yield self._read(data)
 
-def _reading(handler: "_Handler", read: _Read) -> "_Handler":
-    """The handler, of the same arity, which takes bytes."""
-    answer = behaviour(handler)
-
-    async def each(messages: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        async for message in messages:
-            yield read(message)
-
-    look: Callable[[Any], Any] = each if handler.request_streaming else read
-    made: _Handler = MAKERS[handler.request_streaming, handler.response_streaming](
-        lambda request, context: answer(look(request), context),
-        response_serializer=handler.response_serializer,
-    )
-    return made
-
-
-def _strictly(deserialize: _Read, kind: Descriptor) -> _Read:
-    """The deserializer, which raises INVALID."""
-
-    def read(data: bytes) -> Any:
-        if holds_more(MAX_VALUES, data, kind):
+    def _read(self, data: bytes) -> Any:
+        if holds_more(MAX_VALUES, data, self._kind):
             raise invalid(TOO_MUCH)
         try:
-            return deserialize(data)
+            return self._deserialize(data)
         except DecodeError:
             raise invalid(NOT_OF_ITS_TYPE) from None
 
-    return read
+
+async def _one(messages: AsyncGenerator[Any, None]) -> Any:
+    async for message in messages:
+        return message
+    raise invalid("A message was announced, and none came.")
 
 
 def _kind(method: str) -> Descriptor:

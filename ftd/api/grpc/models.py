@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ftd.api.grpc import convert
-from ftd.api.grpc.interceptors import actor
+from ftd.api.grpc.gate import actor
 from ftd.core.models import Model
 from ftd.service.models import Models
 from ftd.v1 import models_pb2, models_pb2_grpc

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ftd.api.grpc import convert
-from ftd.api.grpc.interceptors import actor
+from ftd.api.grpc.gate import actor
 from ftd.service.node import Node
 from ftd.v1 import node_pb2, node_pb2_grpc
 

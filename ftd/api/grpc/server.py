@@ -17,11 +17,9 @@ from grpc_reflection.v1alpha import reflection
 
 from ftd.api.grpc.chat import ChatFace
 from ftd.api.grpc.files import FilesFace
-from ftd.api.grpc.interceptors import Authentication, Observe, Outcomes
+from ftd.api.grpc.gate import Gate, Observe
 from ftd.api.grpc.jobs import JobsFace
 from ftd.api.grpc.keys import KeysFace
-from ftd.api.grpc.limits import Allowance, Patience, Strangers
-from ftd.api.grpc.messages import Messages
 from ftd.api.grpc.models import ModelsFace
 from ftd.api.grpc.node import NodeFace
 from ftd.core.errors import FtdError, Kind, invalid
@@ -84,14 +82,7 @@ async def serve(
     for address in tcp:
         _check_address(address, in_clear=identity is None)
     server = grpc.aio.server(
-        interceptors=(
-            Strangers(),
-            Outcomes(observe),
-            Authentication(door.keys),
-            Allowance(door.rates),
-            Messages(),
-            Patience(),
-        ),
+        interceptors=(Gate(door, observe),),
         options=_options(door.settings.limits.connections),
         maximum_concurrent_rpcs=MAX_CALLS,
     )

@@ -49,6 +49,12 @@ async def test_what_is_no_message_is_refused(tmp_path: Path) -> None:
     assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, messages.NOT_OF_ITS_TYPE)
 
 
+async def test_what_is_no_message_is_refused_where_no_key_is_wanted(tmp_path: Path) -> None:
+    async with served(tmp_path) as (_, _, channel):
+        code, said, _ = await refused(channel.unary_unary("/grpc.health.v1.Health/Check")(b"\xff"))
+    assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, messages.NOT_OF_ITS_TYPE)
+
+
 BOMBS = {
     "wide": "[" + "[]," * convert_chat.MAX_VALUES + "[]]",
     "deep": "[" * 65 + "]" * 65,

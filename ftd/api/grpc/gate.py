@@ -1,0 +1,196 @@
+"""The gate that every call comes through: who makes it, how it ends, how long it takes.
+
+right:  raise no_such_job(request.id)              the gate turns it into a status
+wrong:  await context.abort(NOT_FOUND, ...)        a second table of errors
+"""
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+from urllib.parse import unquote
+
+import grpc
+import grpc.aio
+
+from ftd.api.grpc import statuses
+from ftd.api.grpc.messages import Reader
+from ftd.core.errors import FtdError, Kind
+from ftd.service import audit
+from ftd.service.door import Door
+from ftd.service.keys import Actor
+from ftd.service.rules import CALLS, permit
+from ftd.service.tenure import while_held
+
+log = logging.getLogger(__name__)
+
+# (service, method, status code, seconds), once for each call that has ended.
+Observe = Callable[[str, str, str, float], None]
+
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+# gRPC's own services say nothing about anybody's data.
+OPEN = frozenset(
+    {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"}
+    | {"grpc.reflection.v1alpha.ServerReflection"}
+)
+
+MESSAGE_S = 120.0  # for one message: 4 MiB, the largest, at 35 KiB a second
+STRANGER_S = 5.0  # the same for a call that needs no key
+STRANGERS = 64  # calls that need no key at once: they can only crowd out each other
+
+_REFUSALS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+
+_actor: ContextVar[Actor] = ContextVar("actor")
+
+
+def actor() -> Actor:
+    """On whose behalf the current call is made; only inside a call that was let in."""
+    return _actor.get()
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """What is around every handler of ours, from the outside in:
+
+    - its errors become statuses; `observe` and the audit log are told how it ended;
+    - nobody comes in without a key, `authorization: Bearer KEY` in the call's metadata, nobody
+      further than its scopes, and nobody stays for longer than it is valid;
+    - a call is counted, in the bucket that the key's requests over REST come from too;
+    - its messages are waited for, each for so long, and read.
+
+    gRPC's own services need no key: there the number of calls is bounded, and the waiting.
+    """
+
+    def __init__(self, door: Door, observe: Observe) -> None:
+        self._keys = door.keys
+        self._rates = door.rates
+        self._observe = observe
+        self._strangers = 0
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
+        details: grpc.HandlerCallDetails,
+    ) -> "_Handler | None":
+        handler = await continuation(details)
+        if handler is None:
+            return None  # gRPC answers UNIMPLEMENTED
+        open_to_all = _split(details.method)[0] in OPEN
+        around = self._strangers_call if open_to_all else self._holders_call
+        reader = Reader(handler, details.method, STRANGER_S if open_to_all else MESSAGE_S)
+        answer = _behaviour(handler)
+
+        async def one(received: AsyncIterator[bytes], context: Any) -> Any:
+            async with around(details, context), reader.request(received) as request:
+                return await answer(request, context)
+
+        async def many(received: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            async with (
+                around(details, context),
+                reader.request(received) as request,
+                aclosing(answer(request, context)) as messages,
+            ):
+                async for message in messages:
+                    yield message
+
+        # As one that takes a stream of bytes, whatever it takes: gRPC would wait for a message, for
+        # as long as that takes, and read it, before any of this runs.
+        serializer = handler.response_serializer
+        if not handler.response_streaming:
+            return grpc.stream_unary_rpc_method_handler(one, response_serializer=serializer)
+        # gRPC's own handlers may write their messages themselves, instead of yielding them.
+        writes = inspect.iscoroutinefunction(answer)
+        return grpc.stream_stream_rpc_method_handler(
+            one if writes else many, response_serializer=serializer
+        )
+
+    @asynccontextmanager
+    async def _holders_call(
+        self, details: grpc.HandlerCallDetails, context: "_Context"
+    ) -> AsyncIterator[None]:
+        async with _outcome(details.method, context, self._observe):
+            caller = self._keys.authenticate(_bearer(details))
+            needed = CALLS["{}/{}".format(*_split(details.method))]
+            assert needed is not None, "only gRPC's own services are open"
+            # Never reset: gRPC runs each call in a task, and so in a context, of its own.
+            _actor.set(caller)
+            permit(caller, needed)
+            async with while_held(self._keys, caller):
+                counted = self._rates.count(caller)
+                if counted is not None and counted.refused is not None:
+                    raise counted.refused
+                yield
+
+    @asynccontextmanager
+    async def _strangers_call(
+        self, details: grpc.HandlerCallDetails, context: "_Context"
+    ) -> AsyncIterator[None]:
+        del details
+        self._strangers += 1
+        try:
+            if self._strangers > STRANGERS:
+                raise FtdError(Kind.UNAVAILABLE, "Too many calls without a key are open.")
+            yield
+        except FtdError as error:
+            await statuses.abort(context, error)
+        finally:
+            self._strangers -= 1
+
+
+@asynccontextmanager
+async def _outcome(method: str, context: "_Context", observe: Observe) -> AsyncIterator[None]:
+    """Turns errors into statuses, and tells `observe` and the audit log of the call."""
+    started = time.monotonic()
+    peer = unquote(context.peer())  # now: grpc dereferences a call that may be gone at its end
+    audit.begin()
+    code = grpc.StatusCode.OK
+    try:
+        yield
+    except FtdError as error:
+        code = statuses.code(error)
+        await statuses.abort(context, error)
+    except (asyncio.CancelledError, GeneratorExit):
+        code = grpc.StatusCode.CANCELLED
+        raise
+    except Exception:
+        log.exception("call failed", extra={"method": method})
+        code = grpc.StatusCode.INTERNAL
+        ours = FtdError(Kind.INTERNAL, "The server had an error; its log says more.")
+        await statuses.abort(context, ours)
+    finally:
+        call = _split(method)
+        observe(*call, code.name, time.monotonic() - started)
+        audit.ended(
+            "/".join(call),
+            needs=CALLS.get("/".join(call)),
+            actor=_actor.get(None),
+            outcome=code.name,
+            refused=code in _REFUSALS,
+            peer=peer,
+        )
+
+
+def _bearer(details: grpc.HandlerCallDetails) -> str | None:
+    for name, value in details.invocation_metadata:
+        if name == "authorization" and isinstance(value, str):
+            scheme, _, token = value.partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else None
+    return None
+
+
+def _split(method: str) -> tuple[str, str]:
+    """`/ftd.v1.Jobs/GetJob` is the method GetJob of the service ftd.v1.Jobs."""
+    service, _, name = method.removeprefix("/").partition("/")
+    return service, name
+
+
+def _behaviour(handler: "_Handler") -> Any:
+    """What answers a call: it takes the request, or the stream of them, and the context."""
+    return (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
