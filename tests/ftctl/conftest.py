@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -73,6 +74,12 @@ async def ended(process: asyncio.subprocess.Process, given: bytes | None = None)
         await process.wait()
         raise
     return Ran(process.returncode, out.decode(), err.decode())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts() -> None:
+    """Who runs the tests in the background ignores them, and so would every command here."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
