@@ -16,7 +16,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-VERSION = 2
+VERSION = 3
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 64 * 1024
 REASON_CHARACTERS = 200

@@ -8,6 +8,9 @@ Text is then encoded piece by piece between the breaks, and no token reaches acr
 
 A break that a template moves or loses forges nothing, and text without control tokens is encoded
 as it would have been anyway. (A control token of a single character cannot be broken.)
+
+Many tokenizers normalize text before they look for tokens in it. Text that holds one only then,
+such as <|IM_END|> where letters become small, is broken everywhere: it means nothing else.
 """
 
 import re
@@ -39,8 +42,10 @@ class Encoder:
         written = {token.content for token in added if token.content in template}
         # White space is ordinary text to a template, whatever the tokenizer calls it.
         control = special | {content for content in written if not content.isspace()}
-        self._special_starts = _starts(special)
-        self._control_starts = _starts(control)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        normalizer = None if backend is None else backend.normalizer
+        self._special = _Breaker(special, normalizer)
+        self._control = _Breaker(control, normalizer)
         self.special = re.compile(_any_of(special))
         self.control = re.compile(_any_of(control))
         self.eos: int | None = tokenizer.eos_token_id
@@ -63,8 +68,7 @@ class Encoder:
         words of its own.
         """
         if isinstance(value, str):
-            starts = self._special_starts if assistant else self._control_starts
-            return starts.sub(rf"\g<0>{BREAK}", value)
+            return (self._special if assistant else self._control).broken(value)
         if isinstance(value, dict):
             return {
                 self.quote(key, assistant=assistant): self.quote(item, assistant=assistant)
@@ -112,6 +116,28 @@ class Encoder:
         return ids
 
 
+class _Breaker:
+    """Breaks every one of these tokens in a text, those too that only the normalizer makes."""
+
+    def __init__(self, tokens: set[str], normalizer: Any) -> None:
+        # One character, wherever a token begins: overlapping tokens are all found.
+        self._starts = re.compile(rf"(?={_any_of(tokens)}).", re.DOTALL)
+        self._normalizer = normalizer
+        self._normalized = re.compile(_any_of(tokens))
+        if normalizer is not None:
+            # The library looks for some tokens as they are, and for some as they become.
+            become = {normalizer.normalize_str(token) for token in tokens}
+            whole = tokens | {token for token in become if token.strip()}
+            self._normalized = re.compile(_any_of(whole))
+
+    def broken(self, text: str) -> str:
+        quoted = self._starts.sub(rf"\g<0>{BREAK}", text)
+        if self._normalizer is None:
+            return quoted
+        pieces = map(self._normalizer.normalize_str, quoted.split(BREAK))
+        return BREAK.join(text) if any(map(self._normalized.search, pieces)) else quoted
+
+
 def _bare(tokenizer: Any) -> Any:
     """The tokenizers.Tokenizer inside, which knows the same ids without the wrapper, None where
     the wrapper does more than ask it.
@@ -136,8 +162,3 @@ def _opening(tokenizer: Any) -> list[int]:
 def _any_of(tokens: Iterable[str]) -> str:
     longest_first = sorted(tokens, key=lambda token: (-len(token), token))
     return "|".join(map(re.escape, longest_first)) or r"(?!)"
-
-
-def _starts(tokens: Iterable[str]) -> re.Pattern[str]:
-    """One character, wherever a token begins: overlapping tokens are all found."""
-    return re.compile(rf"(?={_any_of(tokens)}).", re.DOTALL)
