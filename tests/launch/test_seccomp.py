@@ -67,7 +67,7 @@ def judged() -> dict[str, seccomp.Numbers]:
         "socket": seccomp.SOCKET, "socketpair": seccomp.SOCKETPAIR, "connect": seccomp.CONNECT,
         "clone": seccomp.CLONE, "prctl": seccomp.PRCTL, "flock": seccomp.FLOCK,
     }  # fmt: skip
-    return alone | opening | others | seccomp.UNSEEN
+    return alone | opening | others | seccomp.UNSEEN | seccomp.STAYING
 
 
 @MACHINE
@@ -180,6 +180,12 @@ def test_a_lock_is_taken_and_never_given_up(machine: str) -> None:
     for at_once in (0, fcntl.LOCK_NB):
         assert call(machine, seccomp.FLOCK, 3, fcntl.LOCK_SH | at_once) == REFUSED
         assert call(machine, seccomp.FLOCK, 3, fcntl.LOCK_UN | at_once) == ERRNO, "told yes"
+
+
+@MACHINE
+@pytest.mark.parametrize("name", seccomp.STAYING)
+def test_a_group_is_never_left(machine: str, name: str) -> None:
+    assert call(machine, seccomp.STAYING[name], 0, 0) == ERRNO, "told yes"
 
 
 @MACHINE

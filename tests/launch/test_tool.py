@@ -11,11 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ftd.launch.sandbox import Sandbox
+from ftd.launch.shim import seccomp
 from ftd.launch.tool import STDERR_BYTES, STDOUT_BYTES, ToolResult, run_tool
 
 # A daemon that runs the tool argv[1] until it is killed itself.
 DAEMON = """
 import asyncio, sys
+from ftd.launch.sandbox import Sandbox
+from ftd.launch.shim import seccomp
 from ftd.launch.tool import run_tool
 asyncio.run(run_tool(sys.argv[1], sys.argv[2], timeout_s=None, sandbox=None))
 """
@@ -162,6 +166,21 @@ async def test_a_child_that_left_the_session_is_not_waited_for(
     result = await tools.run(escaping.replace("time.sleep(600)", ""), str(tmp_path / "pid"))
     assert (result.returncode, result.stdout) == (0, b"begun\n")
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not seccomp.available(), reason="this kernel has no seccomp")
+async def test_a_confined_child_cannot_leave_the_session(tools: Tools) -> None:
+    code = """
+import subprocess
+for how in ({"start_new_session": True}, {"process_group": 0}):
+    print(subprocess.Popen(["sleep", "600"], **how).pid, flush=True)
+"""
+    sandbox = Sandbox(read=(tools.directory,))
+    result = await run_tool(tools.write(code), timeout_s=30, env=tools.env, sandbox=sandbox)
+    children = [int(line) for line in result.stdout.splitlines()]
+    assert len(children) == 2, result.stderr_tail
+    for child in children:
+        await until_gone(child)
 
 
 async def test_memory_is_limited(tools: Tools) -> None:

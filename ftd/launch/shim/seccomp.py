@@ -129,6 +129,8 @@ OF_ITSELF: dict[str, tuple[Numbers, tuple[int, ...]]] = {
     "setpriority": ((141, 140), (0, 0)),  # PRIO_PROCESS
     "ioprio_set": ((251, 30), (1, 0)),  # IOPRIO_WHO_PROCESS
 }
+# Who ends a worker ends its group. Libraries that start helpers in groups of their own hear yes.
+STAYING: dict[str, Numbers] = {"setpgid": (109, 154), "setsid": (112, 157)}
 SOCKET: Numbers = (41, 198)
 SOCKETPAIR: Numbers = (53, 199)
 CONNECT: Numbers = (42, 203)
@@ -191,6 +193,8 @@ def program(machine: str, network: str) -> list[Step]:
     # Their flags lie in memory: C libraries take the older ones where there are none.
     for numbers in UNSEEN.values():
         steps += _when(numbers[own], [_refuse(errno.ENOSYS)])
+    for numbers in STAYING.values():
+        steps += _when(numbers[own], [_refuse(0)])
     namespaces = Step(ANY_BIT, _NAMESPACES, 0, 1)
     steps += _when(CLONE[own], [_argument(0), namespaces, _refuse(), _allow()])
     # Who cannot be dumped is hidden by a /proc that shows one's own: the shim would not find it.
