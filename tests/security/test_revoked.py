@@ -1,6 +1,7 @@
 """What a key has begun, when the key is revoked or expires: it ends over either face."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,10 @@ async def _drained(messages: AsyncIterable[object]) -> None:
 
 
 @ENDS
-async def test_an_answer_over_rest_breaks_off(face: Face, key: str, end: Any) -> None:
+async def test_an_answer_over_rest_breaks_off(
+    face: Face, key: str, end: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     body = {"model": BASE, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     async with (
         face.http(headers={"Authorization": f"Bearer {key}"}) as http,
@@ -106,6 +110,9 @@ async def test_an_answer_over_rest_breaks_off(face: Face, key: str, end: Any) ->
         with pytest.raises(httpx2.RemoteProtocolError):
             await asyncio.wait_for(_drained(parts), 5)
     await until(lambda: face.pool.open == 0)  # nobody goes on with it
+    ours, *others = [record for record in caplog.records if record.name.startswith(("ftd", "uvi"))]
+    assert (ours.message, others) == ("answer broken off", [])
+    assert vars(ours)["why"] == "UNAUTHENTICATED"
 
 
 @ENDS

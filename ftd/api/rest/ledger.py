@@ -156,6 +156,8 @@ class _Exchange:
         """Say what went wrong, unless an answer is under way already: then it just breaks off."""
         if self.status is None:
             await errors.response(error)(self._scope, self._receive, self.send)
+        else:
+            log.info("answer broken off", extra={"request": self.id, "why": error.kind.name})
 
 
 class _Pace:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ async def serve(
     class Protocol(BoundedProtocol):
         crowd = Crowd(door.settings.limits.connections)
 
+    logging.getLogger("uvicorn.error").addFilter(_not_told)
     listener = await _listen(host, port, in_clear=identity is None)
     listener.crowd = Protocol.crowd
     server = _Server(
@@ -87,6 +89,11 @@ async def serve(
     if serving.done():
         serving.result()  # raises what stopped it
     return RunningServer(listener.getsockname()[1], Protocol.crowd, server, serving)
+
+
+def _not_told(record: logging.LogRecord) -> bool:
+    """Whether the ledger has not told of it: there an answer that breaks off has its reason."""
+    return record.msg != "ASGI callable returned without completing response."
 
 
 class _Server(uvicorn.Server):
