@@ -62,7 +62,7 @@ class Vllm:
     """
 
     def __init__(self, settings: Serving, store: Store, home: Home, bell: Bell) -> None:
-        self._url = settings.vllm_url
+        self._url = _without_password(settings.vllm_url)
         self._store = store
         self._home = home
         self._bell = bell
@@ -84,7 +84,7 @@ class Vllm:
                 trust_env=False,
             )
         except httpx2.InvalidURL as error:
-            raise invalid(f"serving.vllm_url: {settings.vllm_url!r}: {error}") from error
+            raise invalid(f"serving.vllm_url: {self._url!r}: {error}") from error
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -266,6 +266,13 @@ class Vllm:
         if isinstance(error, httpx2.ConnectError):  # before anything was sent that it could quote
             why = str(error) or why
         return Away(Kind.UNAVAILABLE, f"The vLLM server at {self._url} does not answer: {why}.")
+
+
+def _without_password(url: str) -> str:
+    """An address for clients and logs to see."""
+    scheme, slashes, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return scheme + slashes + authority.rpartition("@")[2] + slash + path
 
 
 async def _events(response: httpx2.Response) -> AsyncGenerator[dict[str, Any], None]:

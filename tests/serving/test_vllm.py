@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -304,6 +305,21 @@ async def test_an_address_that_is_none_is_said_at_the_start(shelf: Shelf) -> Non
     settings = Serving(backend="vllm", vllm_url="http://h:port")
     with pytest.raises(FtdError, match=r"serving\.vllm_url: 'http://h:port'"):
         Vllm(settings, shelf.store, shelf.home, shelf.bell)
+
+
+@pytest.mark.parametrize("port", ["port", "1"])
+async def test_a_password_in_the_address_is_told_nobody(
+    shelf: Shelf, port: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    settings = Serving(backend="vllm", vllm_url=f"http://user:can@ary@127.0.0.1:{port}/at/")
+    model = await shelf.put(TUNED)
+    with pytest.raises(FtdError, match=f"http://127.0.0.1:{port}/at") as caught:
+        async for _ in Vllm(settings, shelf.store, shelf.home, shelf.bell).generate(model, asked()):
+            pass
+    for told in (caught.value.message, caplog.text):
+        assert "can@ary" not in told
+        assert "user" not in told
 
 
 @pytest.mark.parametrize("key", ["canary\n", "canary\r\nX: y", "canary\u00e9"])
