@@ -40,4 +40,6 @@ async def veiled_error(db: Database, project: str, error: FtdError) -> FtdError:
     if error.kind is not Kind.UNAVAILABLE:
         return error
     (message,) = await veiled(db, project, [error.message])
-    return FtdError(error.kind, message or "", code=error.code, param=error.param)
+    return FtdError(
+        error.kind, message or "", code=error.code, param=error.param, retry_s=error.retry_s
+    )

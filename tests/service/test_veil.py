@@ -51,7 +51,7 @@ async def test_only_what_is_foreign_loses_its_name(store: Store, tmp_path: Path)
     ],
 )
 async def test_errors_that_say_what_is_waited_for(store: Store, kind: Kind, told: str) -> None:
-    error = FtdError(kind, "cpu trains ftjob-1", code="c", param="p")
+    error = FtdError(kind, "cpu trains ftjob-1", code="c", param="p", retry_s=7)
     veiled_ = await veiled_error(store.db, "ours", error)
     assert (veiled_.kind, veiled_.message) == (kind, told)
-    assert (veiled_.code, veiled_.param) == ("c", "p")
+    assert (veiled_.code, veiled_.param, veiled_.retry_s) == ("c", "p", 7)
