@@ -5,6 +5,7 @@ limit, and empty grants are all that our parent may do.
 The module is named, not imported: what it needs is loaded in this process alone.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -13,6 +14,7 @@ import signal
 import sys
 
 from ftd.launch.shim.sandbox import confine, from_json
+from ftd.launch.shim.worker import offer
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -20,6 +22,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main() -> None:
     parent, memory_bytes, grants, module, *arguments = sys.argv[1:]
     _die_with(int(parent))
+    with contextlib.suppress(OSError):  # /proc is another's
+        offer(os.getpid())
     if limit := int(memory_bytes):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     if grants:

@@ -71,8 +71,7 @@ class Sandbox:
 
     def worker(self, run: Path) -> Grants:
         """For what a run directory's shim starts. Raises Lacking."""
-        grants = self._grants(reads=[run / "in"], writes={"write": [run / "out"]})
-        return grants._replace(bounds=Bounds(self.memory_bytes or _MOST_BYTES, self.processes))
+        return self._grants(reads=[run / "in"], writes={"write": [run / "out"]})
 
     def tool(
         self, module: str, arguments: Sequence[str], environment: Mapping[str, str], notes: Path
@@ -108,7 +107,8 @@ class Sandbox:
         for given in (_SYSTEM, _python(), _cards(), {"run": self.read, "read": reads}, writes):
             for right, places in given.items():
                 paths.setdefault(right, []).extend(str(place) for place in places)
-        return Grants(paths, network)
+        bounds = Bounds(self.memory_bytes or _MOST_BYTES, self.processes)
+        return Grants(paths, network, bounds=bounds)
 
 
 DEFAULT = Sandbox()

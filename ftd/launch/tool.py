@@ -17,6 +17,8 @@ from pathlib import Path
 from ftd.launch.environment import of_tool
 from ftd.launch.fetching import FETCH
 from ftd.launch.sandbox import DEFAULT, Lacking, Sandbox
+from ftd.launch.shim.bounds import LOOK_S, Bounds, excess
+from ftd.launch.shim.processes import members
 
 _log = logging.getLogger(__name__)
 
@@ -31,16 +33,22 @@ DRAIN_SECONDS = 5.0
 class ToolResult:
     """How a tool ended. A negative `returncode` is the signal that ended it.
 
-    `stdout` is the last STDOUT_BYTES of what it printed, `stderr_tail` the last STDERR_BYTES.
+    `stdout` is the last STDOUT_BYTES of what it printed, `stderr_tail` the last STDERR_BYTES;
+    `excess` is which bound it was over, in words, and so was killed.
     """
 
     returncode: int
     stdout: bytes
     stderr_tail: str
     timed_out: bool = False
+    excess: str | None = None
 
     def answer(self) -> dict[str, object]:
-        """The JSON object on the last line of stdout. Raises ValueError when there is none."""
+        """The JSON object on the last line of stdout; an error as tools tell theirs, of one that
+        was over its bounds. Raises ValueError when there is none."""
+        if self.excess is not None:
+            message = f"the worker took {self.excess}, which `sandbox` in the configuration bounds."
+            return {"error": {"message": message, "code": "no_memory"}}
         lines = self.stdout.splitlines()
         value = json.loads(lines[-1]) if lines else None
         if not isinstance(value, dict):
@@ -61,19 +69,21 @@ async def run_tool(
 
     Of `env` (None: our environment) it sees what tools need; its notes lie in a directory of its
     own in $TMPDIR, which is gone afterwards. `memory_bytes` is its address space; CUDA and torch
-    need far more of that than of memory. When the time is up, or the caller is cancelled, the tool
-    and all that it started in its session are killed; it also dies with this process. Raises
+    need far more of that than of memory. When the time is up, the caller is cancelled, or its group
+    takes more memory or processes than the sandbox allows, the tool and all that it started are
+    killed; it also dies with this process. Raises
     OSError when no process can be started, nothing else.
     """
     given = os.environ if env is None else env
     notes = Path(tempfile.mkdtemp(prefix=f".{module.rpartition('.')[2]}-", dir=given.get("TMPDIR")))
     try:
-        grants = sandbox.tool(module, args, given, notes).to_json() if sandbox else ""
+        grants = sandbox.tool(module, args, given, notes) if sandbox else None
         return await _run(
-            [str(memory_bytes or 0), grants],
+            [str(memory_bytes or 0), grants.to_json() if grants else ""],
             [module, *args],
             of_tool(given, notes, fetches=module == FETCH),
             timeout_s,
+            grants.bounds if grants else Bounds(),
         )
     except Lacking as error:
         raise PermissionError(str(error)) from error
@@ -82,7 +92,11 @@ async def run_tool(
 
 
 async def _run(
-    bounds: list[str], tool: list[str], environment: dict[str, str], timeout_s: float | None
+    limits: list[str],
+    tool: list[str],
+    environment: dict[str, str],
+    timeout_s: float | None,
+    bounds: Bounds,
 ) -> ToolResult:
     program = [sys.executable, "-P", "-m", "ftd.launch.oneshot"]  # -P: no modules from the cwd
     spawning = asyncio.ensure_future(
@@ -90,14 +104,14 @@ async def _run(
             _Run,
             *program,
             str(os.getpid()),
-            *bounds,
+            *limits,
             *tool,
             stdin=DEVNULL,
             env=environment,
             start_new_session=True,
         )
     )
-    timed_out = False
+    timed_out, over = False, None
     try:
         # Cancelled by itself it waits, perhaps for ever, for what the tool has started.
         await asyncio.shield(spawning)
@@ -107,7 +121,7 @@ async def _run(
     transport, run = spawning.result()
     try:
         async with asyncio.timeout(timeout_s):
-            await run.exited.wait()
+            over = await _end_or_excess(run, transport.get_pid(), bounds)
     except TimeoutError:
         timed_out = True
     finally:
@@ -118,7 +132,19 @@ async def _run(
         stdout=run.stdout.kept(),
         stderr_tail=run.stderr.kept().decode(errors="replace"),
         timed_out=timed_out,
+        excess=over,
     )
+
+
+async def _end_or_excess(run: "_Run", group: int, bounds: Bounds) -> str | None:
+    """Wait until it has exited (None), or until its group is over its bounds, and say which."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S if any(bounds) else None):
+                await run.exited.wait()
+                return None
+        if over := await asyncio.to_thread(lambda: excess(bounds, members(group))):
+            return over
 
 
 async def _end(transport: asyncio.SubprocessTransport, run: "_Run") -> None:

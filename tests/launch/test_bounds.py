@@ -58,5 +58,5 @@ def test_without_version_2_there_is_none(service: Path) -> None:
 
 
 def test_nobody_is_over_no_bounds() -> None:
-    assert bounds.excess(Bounds()) is None
-    assert bounds.excess(Bounds(2**50, 2**20)) is None
+    assert bounds.excess(Bounds(), [os.getpid()]) is None
+    assert bounds.excess(Bounds(2**50, 2**20), [os.getpid()]) is None

@@ -1,11 +1,14 @@
 """One-shot tools: their answer, their limits, and that nothing of them is left."""
 
 import asyncio
+import contextlib
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,6 +16,7 @@ import pytest
 
 from ftd.launch.sandbox import Sandbox
 from ftd.launch.shim import seccomp
+from ftd.launch.shim.worker import OFFERED
 from ftd.launch.tool import STDERR_BYTES, STDOUT_BYTES, ToolResult, run_tool
 
 # A daemon that runs the tool argv[1] until it is killed itself.
@@ -20,6 +24,7 @@ DAEMON = """
 import asyncio, sys
 from ftd.launch.sandbox import Sandbox
 from ftd.launch.shim import seccomp
+from ftd.launch.shim.worker import OFFERED
 from ftd.launch.tool import run_tool
 asyncio.run(run_tool(sys.argv[1], sys.argv[2], timeout_s=None, sandbox=None))
 """
@@ -187,6 +192,47 @@ async def test_memory_is_limited(tools: Tools) -> None:
     greedy = "try: bytearray(2**30)\nexcept MemoryError: print('{\"refused\": true}')"
     result = await tools.run(greedy, memory_bytes=2**29)
     assert result.answer() == {"refused": True}
+
+
+BOUNDS = {
+    "memory": (
+        Sandbox(memory_bytes=2**27),
+        "taken = bytearray(b'x') * 2**28; time.sleep(600)",
+        r"the worker took \d+ bytes of memory of 134217728",
+    ),
+    "memory of a child": (
+        Sandbox(memory_bytes=2**27),
+        "os.fork() or (bytearray(b'x') * 2**28, time.sleep(600)); time.sleep(600)",
+        r"the worker took \d+ bytes of memory of 134217728",
+    ),
+    "processes": (
+        Sandbox(processes=20),
+        "any(os.fork() == 0 for _ in range(30)); time.sleep(600)",
+        r"the worker took \d+ processes of 20",
+    ),
+}
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+async def test_what_takes_more_than_it_may_is_killed(tools: Tools, bound: str) -> None:
+    sandbox, code, said = BOUNDS[bound]
+    module = tools.write(f"import os, time\n{code}\n")
+    mine = replace(sandbox, read=(tools.directory,))
+    before = set(psutil.pids())
+    result = await run_tool(module, timeout_s=60, env=tools.env, sandbox=mine)
+    assert (result.returncode, result.timed_out) == (-signal.SIGKILL, False), result.stderr_tail
+    error = result.answer()["error"]
+    assert isinstance(error, dict)
+    assert error["code"] == "no_memory"
+    assert re.match(said, error["message"])
+    for pid in set(psutil.pids()) - before:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            assert module not in psutil.Process(pid).cmdline() or gone(pid)
+
+
+async def test_it_is_what_the_kernel_ends_first(tools: Tools) -> None:
+    code = "import pathlib; print(pathlib.Path('/proc/self/oom_score_adj').read_text())"
+    assert int((await tools.run(code)).stdout) >= OFFERED
 
 
 async def test_a_module_is_not_taken_from_where_we_stand(

@@ -57,6 +57,18 @@ async def test_a_model_comes_in_whole(home: Home, tmp_path: Path) -> None:
     assert lying(home) == ["tiny"]
 
 
+async def test_what_takes_too_much_memory_is_refused(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftd.launch.tool.LOOK_S", 0.01)
+    model = write_model(tmp_path / "m")
+    arriving = Arrivals(home, Sandbox(memory_bytes=2**20)).bring_in(str(model), home.models / "m")
+    with pytest.raises(FtdError, match=r"took \d+ bytes of memory of 1048576") as caught:
+        await arriving
+    assert (caught.value.kind, caught.value.code) == (Kind.INVALID, "no_memory")
+    assert lying(home) == []
+
+
 async def test_what_is_refused_leaves_nothing(home: Home, tmp_path: Path) -> None:
     with pytest.raises(FtdError, match="no file or directory") as caught:
         await Arrivals(home).bring_in(str(tmp_path / "gone"), home.models / "tiny")

@@ -63,12 +63,11 @@ def leave(group: str) -> None:
         os.rmdir(group)
 
 
-def excess(bounds: Bounds) -> str | None:
-    """Which bound the processes below this one are over, in words; None if none is."""
-    below = descendants()
-    if bounds.processes and len(below) > bounds.processes:
-        return f"{len(below)} processes of {bounds.processes}"
-    taken = sum(map(_taken_bytes, below))
+def excess(bounds: Bounds, pids: list[int]) -> str | None:
+    """Which bound these processes are over, in words; None if none is."""
+    if bounds.processes and len(pids) > bounds.processes:
+        return f"{len(pids)} processes of {bounds.processes}"
+    taken = sum(map(_taken_bytes, pids))
     if bounds.memory_bytes and taken > bounds.memory_bytes:
         return f"{taken} bytes of memory of {bounds.memory_bytes}"
     return None

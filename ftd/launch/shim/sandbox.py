@@ -22,8 +22,8 @@ _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 
 
 class Grants(NamedTuple):
-    """`paths` by the names of landlock.RIGHTS; `network` as in seccomp.program. The shim keeps the
-    bounds."""
+    """`paths` by the names of landlock.RIGHTS; `network` as in seccomp.program. Whoever starts the
+    process keeps the bounds."""
 
     paths: dict[str, list[str]]
     network: str = "none"

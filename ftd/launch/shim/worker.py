@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 
 from . import memory
-from .bounds import LOOK_S, Bounds, enclose, enter, excess
+from .bounds import LOOK_S, Bounds, descendants, enclose, enter, excess
 from .processes import own_children
 from .record import note
 from .sandbox import Grants, confine
@@ -77,7 +77,7 @@ class Worker:
         if not self.watched or now < self.looked + LOOK_S:
             return
         self.looked = now
-        if (why := excess(self.bounds)) is not None:
+        if (why := excess(self.bounds, descendants())) is not None:
             note(f"the worker is killed: it has {why}")
             self.over = "memory" in why
             self.signal(signal.SIGKILL)
