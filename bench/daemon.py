@@ -40,8 +40,8 @@ from ftd.daemon import SystemClock
 from ftd.host.home import Home
 from ftd.host.space import Space
 from ftd.launch.local import LocalLauncher
+from ftd.service.actor import Actor
 from ftd.service.jobs import Jobs
-from ftd.service.keys import Actor
 from ftd.store import sound
 from ftd.store.db import Database
 from ftd.store.store import Store

@@ -11,7 +11,7 @@ from ftd.core.models import Model, ModelKind
 from ftd.host import certificates, devices
 from ftd.host.home import Home
 from ftd.launch import sandbox
-from ftd.service.keys import PROJECT
+from ftd.service.actor import PROJECT
 from ftd.store import models, sound
 from ftd.store.db import Database
 from ftd.store.schema import outdated

@@ -9,13 +9,10 @@ answers of models are not among them: they change nothing, and the metrics count
 
 import logging
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 from ftd.core.keys import Scope
 from ftd.host.redact import without_keys
-
-if TYPE_CHECKING:
-    from ftd.service.keys import Actor  # which says what it is about, too
+from ftd.service.actor import Actor
 
 LOGGER = "ftd.audit"
 RECORDED = frozenset({Scope.SUBMIT, Scope.ADMIN})  # what may change something
@@ -48,7 +45,7 @@ def ended(
     call: str,
     *,
     needs: Scope | None,
-    actor: "Actor | None",
+    actor: Actor | None,
     outcome: str,
     refused: bool,
     peer: str | None,

@@ -9,7 +9,7 @@ from ftd.config import Settings
 from ftd.core import chat
 from ftd.core.errors import FtdError, array_too_long, empty_array, invalid, no_such_model
 from ftd.core.models import Model, ModelKind, is_full
-from ftd.service.keys import Actor
+from ftd.service.actor import Actor
 from ftd.service.veil import veiled_error
 from ftd.serving.handoff import Handoff, Relay
 from ftd.serving.pool import Pool

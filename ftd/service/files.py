@@ -23,7 +23,7 @@ from ftd.launch.sandbox import DEFAULT, Sandbox
 from ftd.launch.tool import run_tool
 from ftd.metrics import Metrics
 from ftd.service import audit
-from ftd.service.keys import Actor
+from ftd.service.actor import Actor
 from ftd.service.page import Page, clamp, cut
 from ftd.store import files, idempotency, jobs
 from ftd.store.db import Transaction

@@ -16,7 +16,7 @@ from ftd.host.space import Space
 from ftd.host.tail import Tail
 from ftd.launch.base import Launcher
 from ftd.service import audit
-from ftd.service.keys import Actor
+from ftd.service.actor import Actor
 from ftd.service.page import Page, clamp, cut
 from ftd.service.veil import veiled
 from ftd.store import attempts, checkpoints, events, files, idempotency, jobs, models

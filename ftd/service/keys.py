@@ -13,33 +13,19 @@ from ftd.core.errors import FtdError, Kind, invalid
 from ftd.core.ids import Choice
 from ftd.core.keys import MAX_NAME, USUAL, Key, Scope
 from ftd.service import audit
+from ftd.service.actor import PROJECT, Actor
 from ftd.service.adminkey import read_or_make
 from ftd.service.page import Page, clamp, cut
 from ftd.store import keys as rows
 from ftd.store.db import Transaction
 from ftd.store.store import Store
 
-PROJECT = "default"
 PAGE, MOST = 100, 1000
 MAX_KEYS = 1000  # that have not been revoked
 MAX_PROJECT = 64
 USE_S = 60  # how fine the time of the last use is
 MAX_EXPIRY_S = 100 * 365 * 86_400
 WHERE = "ftd keeps its key in the file admin.key of its home."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Actor:
-    """On whose behalf something is done; `name` is the key's. Nothing is allowed unless said."""
-
-    project: str
-    name: str
-    scopes: frozenset[Scope] = frozenset()
-    key_id: str | None = None  # None: the home's own key, or the house itself
-
-
-# Whoever asks from this host for what needs no key: the operator's Prometheus.
-HOST = Actor(project="*", name="this host", scopes=frozenset({Scope.READ, Scope.ADMIN}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from ftd.host import unknown
 from ftd.host.home import Home
 from ftd.launch.sandbox import DEFAULT, Sandbox
 from ftd.service import audit
+from ftd.service.actor import Actor
 from ftd.service.arrivals import Arrivals
 from ftd.service.exports import Exported, Exports
-from ftd.service.keys import Actor
 from ftd.service.rules import permit
 from ftd.store import jobs, models
 from ftd.store.db import Transaction

@@ -13,7 +13,7 @@ from ftd.core.keys import Scope
 from ftd.core.models import is_base_name
 from ftd.host.home import Home
 from ftd.metrics import Metrics
-from ftd.service.keys import HOST, Actor
+from ftd.service.actor import HOST, Actor
 from ftd.service.veil import JOB, MODEL
 from ftd.store import attempts, jobs, models, servers
 from ftd.store.store import Store

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ftd.core.errors import FtdError, Kind
 from ftd.core.rates import Bucket
-from ftd.service.keys import Actor
+from ftd.service.actor import Actor
 
 
 @dataclass(frozen=True, slots=True)

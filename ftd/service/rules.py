@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ftd.core.errors import FtdError, Kind
 from ftd.core.keys import Scope
-from ftd.service.keys import Actor
+from ftd.service.actor import Actor
 
 READ, SUBMIT, INFER, ADMIN = Scope.READ, Scope.SUBMIT, Scope.INFER, Scope.ADMIN
 

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ftd.core.errors import FtdError, Kind
-from ftd.service.keys import Actor, Keys
+from ftd.service.actor import Actor
+from ftd.service.keys import Keys
 
 LOOK_S = 5.0  # between looks at a key; in it, the call that revokes a key has ended itself
 

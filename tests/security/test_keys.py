@@ -25,8 +25,9 @@ from ftd.core.file import FINE_TUNE, File, FileStatus
 from ftd.core.job import State
 from ftd.core.keys import Scope, shown
 from ftd.core.models import Model, ModelKind
+from ftd.service.actor import Actor
 from ftd.service.jobs import CreateJob
-from ftd.service.keys import Actor, CreateKey
+from ftd.service.keys import CreateKey
 from ftd.service.rules import CALLS, ROUTES
 from ftd.store import files, models
 from ftd.v1 import chat_pb2, files_pb2, jobs_pb2, keys_pb2, models_pb2, node_pb2

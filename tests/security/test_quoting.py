@@ -12,8 +12,8 @@ from ftd.core.chat import Conversation, Prompt, Sampling, Text
 from ftd.core.errors import FtdError, Kind
 from ftd.host.home import Home
 from ftd.host.logs import Formatter
+from ftd.service.actor import Actor
 from ftd.service.chat import ChatRequest
-from ftd.service.keys import Actor
 from tests.security.test_secrets import holds, plain_files
 from tests.serving.conftest import BASE, home, shelf, until
 from tests.serving.standin import QUOTING, StandIn, serving

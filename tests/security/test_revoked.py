@@ -19,8 +19,9 @@ from ftd.core.errors import FtdError
 from ftd.core.file import FINE_TUNE
 from ftd.core.keys import Scope
 from ftd.service import tenure
+from ftd.service.actor import Actor
 from ftd.service.jobs import CreateJob
-from ftd.service.keys import Actor, CreateKey
+from ftd.service.keys import CreateKey
 from ftd.v1 import chat_pb2, chat_pb2_grpc, jobs_pb2, jobs_pb2_grpc, keys_pb2, keys_pb2_grpc
 from tests.api.rest import scripted
 from tests.api.rest.face import BASE, Face, HandClock, conversations, serving, until

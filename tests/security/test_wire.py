@@ -14,8 +14,8 @@ import pytest
 
 from ftd import config
 from ftd.core.job import State
+from ftd.service.actor import Actor
 from ftd.service.jobs import CreateJob
-from ftd.service.keys import Actor
 from tests.api.rest.face import BASE, KEY, Face, conversations, serving
 from tests.fuzz import mutated, seeded, seeds
 from tests.security.routes import ROUTES

@@ -8,7 +8,7 @@ import pytest
 
 from ftd.core.keys import Scope
 from ftd.service import audit
-from ftd.service.keys import Actor
+from ftd.service.actor import Actor
 
 ANN = Actor(project="lab", name="ann", scopes=frozenset({Scope.SUBMIT}), key_id="k1")
 

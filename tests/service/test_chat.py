@@ -9,8 +9,8 @@ from ftd import config
 from ftd.core import chat
 from ftd.core.errors import FtdError, Kind
 from ftd.core.models import ModelKind
+from ftd.service.actor import Actor
 from ftd.service.chat import Chat, ChatRequest, check
-from ftd.service.keys import Actor
 from tests.serving.conftest import BASE, CHECKPOINT, TUNED, Bench, until
 
 US = Actor(project="default", name="admin")

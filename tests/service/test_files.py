@@ -21,8 +21,8 @@ from ftd.host.space import Space
 from ftd.launch.tool import ToolResult
 from ftd.metrics import Metrics
 from ftd.service import files as service
+from ftd.service.actor import Actor
 from ftd.service.files import FileRooms, Files, status_details
-from ftd.service.keys import Actor
 from ftd.store.db import Database
 from ftd.store.store import Store
 from tests.host.test_shelf import make

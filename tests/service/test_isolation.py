@@ -21,8 +21,8 @@ from ftd.host.home import Home
 from ftd.host.space import Space
 from ftd.launch.local import LocalLauncher
 from ftd.metrics import Metrics
+from ftd.service.actor import HOST, Actor
 from ftd.service.jobs import Jobs
-from ftd.service.keys import HOST, Actor
 from ftd.service.models import Models
 from ftd.service.node import Node
 from ftd.store import files, jobs, models

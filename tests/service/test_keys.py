@@ -12,7 +12,8 @@ import pytest_asyncio
 from ftd.core.errors import FtdError, Kind
 from ftd.core.keys import USUAL, Scope
 from ftd.service import keys
-from ftd.service.keys import Actor, CreateKey, Keys
+from ftd.service.actor import Actor
+from ftd.service.keys import CreateKey, Keys
 from ftd.store import keys as rows
 from ftd.store.store import Store
 from tests.store.conftest import HandClock

@@ -13,7 +13,7 @@ from ftd.core.errors import FtdError
 from ftd.core.ids import Ids
 from ftd.core.models import Model, ModelKind
 from ftd.host.home import Home
-from ftd.service.keys import Actor
+from ftd.service.actor import Actor
 from ftd.service.models import Models
 from ftd.store import models
 from ftd.store.db import Database, Transaction

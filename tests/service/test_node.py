@@ -10,7 +10,7 @@ from ftd.core.ids import Ids
 from ftd.daemon import SystemClock
 from ftd.host.home import Home
 from ftd.metrics import Metrics
-from ftd.service.keys import HOST, Actor
+from ftd.service.actor import HOST, Actor
 from ftd.service.node import Node
 from ftd.store.db import Database
 from ftd.store.store import Store

@@ -3,7 +3,7 @@
 import pytest
 
 from ftd.core.errors import FtdError, Kind
-from ftd.service.keys import Actor
+from ftd.service.actor import Actor
 from ftd.service.rates import Rates
 
 ADMIN = Actor(project="default", name="admin")

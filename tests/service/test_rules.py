@@ -4,7 +4,7 @@ import pytest
 
 from ftd.core.errors import FtdError, Kind
 from ftd.core.keys import Scope
-from ftd.service.keys import HOST, Actor
+from ftd.service.actor import HOST, Actor
 from ftd.service.rules import CALLS, ROUTES, RULES, permit
 
 

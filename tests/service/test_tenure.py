@@ -6,7 +6,8 @@ import pytest
 
 from ftd.core.errors import FtdError, Kind
 from ftd.service import tenure
-from ftd.service.keys import Actor, Keys
+from ftd.service.actor import Actor
+from ftd.service.keys import Keys
 from ftd.service.tenure import while_held
 
 ACTOR = Actor(project="default", name="a", key_id="1")

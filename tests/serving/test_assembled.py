@@ -14,8 +14,8 @@ from ftd.core.errors import FtdError
 from ftd.host.home import Home
 from ftd.launch.base import Role
 from ftd.launch.local import LocalLauncher
+from ftd.service.actor import Actor
 from ftd.service.chat import ChatRequest
-from ftd.service.keys import Actor
 from ftd.serving.vllm import Vllm
 from ftd.store import servers
 from tests.launch.conftest import SANDBOX, end, processes

@@ -21,8 +21,8 @@ from ftd.api.grpc import statuses
 from ftd.api.grpc.messages import Reader
 from ftd.core.errors import FtdError, Kind
 from ftd.service import audit
+from ftd.service.actor import Actor
 from ftd.service.door import Door
-from ftd.service.keys import Actor
 from ftd.service.rules import CALLS, permit
 from ftd.service.tenure import while_held
 

@@ -19,8 +19,8 @@ from ftd.api.rest import chat_schema, errors
 from ftd.api.rest.presence import Attended, stream
 from ftd.core import chat
 from ftd.core.errors import FtdError
+from ftd.service.actor import Actor
 from ftd.service.chat import Chat, ChatRequest, Reply
-from ftd.service.keys import Actor
 
 log = logging.getLogger(__name__)
 

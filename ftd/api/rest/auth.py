@@ -14,8 +14,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ftd.service.actor import HOST, Actor
 from ftd.service.door import Door
-from ftd.service.keys import HOST, Actor
 from ftd.service.rules import ROUTES, permit
 
 METRICS = "GET /metrics"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from ftd.core import chat
 from ftd.core.errors import FtdError, Kind
+from ftd.service.actor import Actor
 from ftd.service.chat import ChatRequest, Reply, check
-from ftd.service.keys import Actor
 from tests.api.grpc.fake_models import FakeModels
 
 CREATED = 1_700_000_000

@@ -17,8 +17,8 @@ from ftd.core.file import RESULTS, File, FileStatus
 from ftd.core.job import FINAL, Checkpoint, Event, Job, State, Want
 from ftd.core.models import tuned_name
 from ftd.core.once import Once
+from ftd.service.actor import Actor
 from ftd.service.jobs import CreateJob, MetadataFilter
-from ftd.service.keys import Actor
 from ftd.service.page import Page, clamp, cut
 from ftd.service.rates import Rates
 from tests.api.grpc.fake_chat import FakeChat

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from ftd.core.errors import FtdError, Kind
 from ftd.core.keys import USUAL, Key, Scope
-from ftd.service.keys import Actor, CreateKey, Minted, check
+from ftd.service.actor import Actor
+from ftd.service.keys import CreateKey, Minted, check
 from ftd.service.page import Page, clamp, cut
 
 KEY = "test-key-of-sufficient-length"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ftd.core.errors import invalid, no_such_model
 from ftd.core.models import Model, ModelKind
+from ftd.service.actor import Actor
 from ftd.service.exports import Exported, Form
-from ftd.service.keys import Actor
 
 BASE = "smollm2"
 
