@@ -1,29 +1,12 @@
-"""Text to token ids, such that what people type never becomes a control token.
-
-A control token is a special token of the tokenizer, or another added token that the chat template
-writes. In text from people a BREAK is put inside every one of them before the template sees it.
-Text is then encoded piece by piece between the breaks, and no token reaches across one:
-
-    "say <|im_end|>"  ->  "say <" BREAK "|im_end|>"  ->  ids("say <") + ids("|im_end|>")
-
-A break that a template moves or loses forges nothing, and text without control tokens is encoded
-as it would have been anyway. (A control token of a single character cannot be broken.)
-
-Many tokenizers normalize text before they look for tokens in it. Text that holds one only then,
-such as <|IM_END|> where letters become small, is broken everywhere: it means nothing else.
-"""
+"""Text to token ids, such that what people type never becomes a control token: control.py."""
 
 import re
 import secrets
-from collections.abc import Iterable
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from ftd.core.errors import invalid
-
-# A Unicode noncharacter: reserved for use inside a program, never for interchange.
-BREAK = "\ufdd0"
+from ftd.worker.control import BREAK, ControlTokens, asked
 
 # Texts to stand in for what came before: few tokens reach across a line break, or past a digit.
 _ANCHORS = ("\n", "0")
@@ -37,17 +20,16 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: Any, template: str) -> None:
-        added = tokenizer.added_tokens_decoder.values()
-        special = {token.content for token in added if token.special}
-        written = {token.content for token in added if token.content in template}
-        # White space is ordinary text to a template, whatever the tokenizer calls it.
-        control = special | {content for content in written if not content.isspace()}
+        added = list(tokenizer.added_tokens_decoder.values())
         backend = getattr(tokenizer, "backend_tokenizer", None)
         normalizer = None if backend is None else backend.normalizer
-        self._special = _Breaker(special, normalizer)
-        self._control = _Breaker(control, normalizer)
-        self.special = re.compile(_any_of(special))
-        self.control = re.compile(_any_of(control))
+        # White space is ordinary text to a template, whatever the tokenizer calls it.
+        written = [t for t in added if t.content in template and not t.content.isspace()]
+        special = [token for token in added if token.special]
+        self._special = ControlTokens(special, normalizer)
+        self._control = ControlTokens([*special, *written], normalizer)
+        self.special: re.Pattern[str] = self._special.pattern
+        self.control: re.Pattern[str] = self._control.pattern
         self.eos: int | None = tokenizer.eos_token_id
         self.opening: list[int] = _opening(tokenizer)
         self._bare = _bare(tokenizer)
@@ -61,22 +43,37 @@ class Encoder:
         known = (self.special.pattern, self.control.pattern, self.eos, self.opening)
         return f"{known}{inner}"
 
-    def quote(self, value: Any, *, assistant: bool = False) -> Any:
-        """The value with every control token in its strings broken, keys of dicts included.
+    def quote(self, value: Any, *, assistant: bool = False, wary: bool = False) -> Any:
+        """The value with every control token in its strings broken, keys of dicts included; `wary`:
+        with every part of one broken, too.
 
         An assistant may write the added tokens that are not special, such as <think>: they are
         words of its own.
         """
+        tokens = self._special if assistant else self._control
+
+        def quoted(value: Any) -> Any:
+            if isinstance(value, str):
+                return tokens.broken(value, wary=wary)
+            if isinstance(value, dict):
+                return {quoted(key): quoted(item) for key, item in value.items()}
+            if isinstance(value, list | tuple):
+                return [quoted(item) for item in value]
+            return value
+
+        return quoted(value)
+
+    def overlaps(self, value: Any) -> bool:
+        """Whether a string in it, or a key, may be a part of a control token beside other text."""
         if isinstance(value, str):
-            return (self._special if assistant else self._control).broken(value)
+            return self._control.overlaps(value)
         if isinstance(value, dict):
-            return {
-                self.quote(key, assistant=assistant): self.quote(item, assistant=assistant)
-                for key, item in value.items()
-            }
-        if isinstance(value, list | tuple):
-            return [self.quote(item, assistant=assistant) for item in value]
-        return value
+            return any(self.overlaps(item) for pair in value.items() for item in pair)
+        return isinstance(value, list | tuple) and any(map(self.overlaps, value))
+
+    def controls(self, text: str) -> list[str]:
+        """The control tokens that a rendered chat has."""
+        return self._control.found(text)
 
     def ids(self, text: str, *, continues: bool = False) -> list[int]:
         """The ids of rendered text; `continues` when other text stands before it."""
@@ -102,40 +99,12 @@ class Encoder:
         ids: list[int] = []
         if not text:
             return ids
-        try:
-            if self._bare is not None:
-                ids = self._bare.encode_batch_fast([text], add_special_tokens=False)[0].ids
-            else:
-                ids = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
-        except BaseException as error:
-            # A library in Rust gives up: its own exception is none that anybody expects.
-            if type(error).__name__ != "PanicException":
-                raise
-            message = f"The model's tokenizer gives up on a text: {error}"
-            raise invalid(message, code="invalid_model") from error
+        if self._bare is not None:
+            ids = asked(self._bare.encode_batch_fast, [text], add_special_tokens=False)[0].ids
+        else:
+            encode = self._tokenizer.encode
+            ids = asked(encode, text, add_special_tokens=False, verbose=False)
         return ids
-
-
-class _Breaker:
-    """Breaks every one of these tokens in a text, those too that only the normalizer makes."""
-
-    def __init__(self, tokens: set[str], normalizer: Any) -> None:
-        # One character, wherever a token begins: overlapping tokens are all found.
-        self._starts = re.compile(rf"(?={_any_of(tokens)}).", re.DOTALL)
-        self._normalizer = normalizer
-        self._normalized = re.compile(_any_of(tokens))
-        if normalizer is not None:
-            # The library looks for some tokens as they are, and for some as they become.
-            become = {normalizer.normalize_str(token) for token in tokens}
-            whole = tokens | {token for token in become if token.strip()}
-            self._normalized = re.compile(_any_of(whole))
-
-    def broken(self, text: str) -> str:
-        quoted = self._starts.sub(rf"\g<0>{BREAK}", text)
-        if self._normalizer is None:
-            return quoted
-        pieces = map(self._normalizer.normalize_str, quoted.split(BREAK))
-        return BREAK.join(text) if any(map(self._normalized.search, pieces)) else quoted
 
 
 def _bare(tokenizer: Any) -> Any:
@@ -157,8 +126,3 @@ def _bare(tokenizer: Any) -> Any:
 def _opening(tokenizer: Any) -> list[int]:
     ids: list[int] = tokenizer.encode("a", verbose=False)
     return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
-
-
-def _any_of(tokens: Iterable[str]) -> str:
-    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
-    return "|".join(map(re.escape, longest_first)) or r"(?!)"

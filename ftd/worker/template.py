@@ -20,7 +20,8 @@ import jinja2
 from transformers.utils import chat_template_utils
 
 from ftd.worker.allowance import Costly, allowing
-from ftd.worker.encoding import BREAK, Encoder
+from ftd.worker.control import BREAK
+from ftd.worker.encoding import Encoder
 from ftd.worker.pricing import Environment, on
 
 # transformers makes its environment inside a function, from the class that it knows by this name.
@@ -116,8 +117,24 @@ class ChatTemplate:
                 complaint = complaint or str(error)
                 continue
             if all(word in text for word in words):
-                return chat
+                return self._unforged(chat, form, messages, tools)
         raise RenderError(complaint or "it loses words of the assistant or the system")
+
+    def _unforged(
+        self,
+        chat: "Conversation",
+        form: "_Form",
+        messages: Sequence[Message],
+        tools: list[Any] | None,
+    ) -> "Conversation":
+        """The chat; where what people typed has become a part of a control token, that broken."""
+        if not self.encoder.overlaps([messages, tools]):
+            return chat
+        adopted = [self._adopt(message, wary=True) for message in messages]
+        shown = self.encoder.quote(tools, wary=True) if tools else None
+        careful = self._conversation(form, adopted, shown)
+        controls = self.encoder.controls
+        return chat if controls(chat.text()) == controls(careful.text()) else careful
 
     def render(
         self, messages: list[Message], tools: list[Any] | None, *, prompt: bool, thinking: bool
@@ -154,7 +171,7 @@ class ChatTemplate:
     def _source(self, tools: list[Any] | None) -> str:
         return self._with_tools if tools else self._plain
 
-    def _adopt(self, message: Message) -> Message:
+    def _adopt(self, message: Message, *, wary: bool = False) -> Message:
         """A message with its control tokens broken, and a role that the template knows."""
         role = message["role"]
         if role == "function":
@@ -162,7 +179,7 @@ class ChatTemplate:
         if role == "developer" and "developer" not in self._plain:
             role = "system"
         given = {key: value for key, value in message.items() if value is not None}
-        quoted: Message = self.encoder.quote(given, assistant=role == "assistant")
+        quoted: Message = self.encoder.quote(given, assistant=role == "assistant", wary=wary)
         return {**quoted, "role": role}
 
     def _conversation(

@@ -1,5 +1,7 @@
 """Control tokens that people type stay text, and text goes on where other text ended."""
 
+import pickle
+import struct
 from copy import deepcopy
 from typing import Any
 
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 from tokenizers.processors import TemplateProcessing
 
-from ftd.worker.encoding import BREAK, Encoder
+from ftd.core.errors import FtdError
+from ftd.worker.control import BREAK
+from ftd.worker.encoding import Encoder
 from tests.worker.chat_templates import (
     FAMILIES,
     byte_level,
@@ -103,6 +107,61 @@ def test_a_normalizer_changes_nothing_for_other_text() -> None:
     text = "Cafe\u0301 <b>costs</b> 3 \u212a"
     assert encode.quote(text) == text
     assert encode.quote(text + "<|im_end|>") == f"{text}<{BREAK}|im_end|>"
+
+
+def test_a_token_of_one_character_breaks_nothing_else() -> None:
+    tokenizer = byte_level(None, ("<|im_end|>", "!"))
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    assert Encoder(tokenizer, "").quote("Hello! Who is it?") == f"Hello!{BREAK} Who is it?"
+
+
+def test_what_the_library_looks_for_as_it_is_may_become_what_it_likes() -> None:
+    tokenizer = byte_level(None, ("[SEP]",))
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    encode = Encoder(tokenizer, "")
+    assert encode.quote("a [sep] b") == "a [sep] b"
+    assert encode.quote("a [SEP] b") == f"a [{BREAK}SEP] b"
+
+
+def test_a_normalizer_that_gives_up_takes_nobody_with_it() -> None:
+    """Its trie leads out of its table at one byte."""
+    units = [0] * 256
+    units[0xC3] = 0x1FFFFF << 10 | 0xC3
+    table = struct.pack("<I256I", 4 * 256, *units) + b"a\0"
+    tokenizer = byte_level(None, ("<|im_end|>",))
+    tokenizer.backend_tokenizer.normalizer = normalizers.Precompiled(table)
+    encode = Encoder(tokenizer, "")
+    assert encode.quote("cafe") == "cafe"
+    for asked in (encode.quote, encode.overlaps, encode.ids):
+        with pytest.raises(FtdError, match="tokenizer gives up"):
+            asked("caf\u00e9")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("|im_end|", True), ("im", True), ("so <|im_", True), ("end|> so", True), ("<|", True),
+        ("<|im_end|>", True), ("|>", True), ("|im_end|>|im_end|", True), ("|user", True),
+        ("so <| im_", False), ("e|> so", False), ("<", False), ("so", False), ("", False),
+        ("user", False),
+    ],
+)  # fmt: skip
+def test_what_may_be_a_part_of_a_control_token(text: str, part: bool) -> None:
+    encode = Encoder(byte_level(None, ("<|im_end|>", "<|user|>")), "")
+    assert encode.overlaps(text) == part
+    assert encode.overlaps([1, None, {text: [True]}]) == encode.overlaps({"a": text}) == part
+    quoted = encode.quote(text, wary=True)
+    assert quoted.replace(BREAK, "") == text
+    assert (quoted == BREAK.join(text)) == (part or len(text) < 2)
+
+
+def test_an_encoder_goes_to_other_processes() -> None:
+    tokenizer = deepcopy(smollm2())
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    encode = Encoder(tokenizer, "")
+    there = pickle.loads(pickle.dumps(encode))
+    text = "say <|im_end|> and <|im_"
+    assert there.quote(text, wary=True) == encode.quote(text, wary=True)
 
 
 def test_quoting_reaches_keys_and_lists_and_leaves_other_values() -> None:

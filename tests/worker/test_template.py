@@ -4,12 +4,21 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from datetime import date
+from itertools import product
 from typing import Any
 
 import pytest
 
 from ftd.worker.template import ChatTemplate, RenderError
-from tests.worker.chat_templates import FAMILIES, byte_level, smollm2, tokenizer_of, trl
+from tests.worker.chat_templates import (
+    FAMILIES,
+    byte_level,
+    control_tokens,
+    smollm2,
+    tokenizer_of,
+    trl,
+    trl_templates,
+)
 
 SYSTEM = {"role": "system", "content": "Be rude."}
 USER = {"role": "user", "content": "Hello there"}
@@ -195,6 +204,50 @@ def test_no_control_token_is_forged_by_anything_that_people_write() -> None:
     call = tokenizer.convert_tokens_to_ids("<tool_call>")
     meant = [token for token in control(evil) if token != call]  # an assistant may write calls
     assert meant == [token for token in control("x") if token != call]
+
+
+def typed(text: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A chat, and tools, with a text in every place that people write."""
+    schema = {"type": "string", text: "\n", "description": text, "enum": [text]}
+    parameters = {"type": "object", "properties": {"x": schema, text: schema}, text: {text: 1}}
+    function = {"name": text, "description": text, "parameters": parameters, text: text}
+    call = {"name": text, "arguments": {text: text, "x": {text: text}}}
+    messages = [
+        {"role": "system", "content": text},
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": text, "tool_calls": [{"function": call}]},
+        {"role": "tool", "content": text, "name": text},
+    ]
+    return messages, [{"type": "function", "function": function}]
+
+
+def forged() -> set[str]:
+    """The templates that make a control token of a part of one that people write."""
+    found = set()
+    for name, source in trl_templates().items():
+        tokens, end = control_tokens(source)
+        chat = ChatTemplate(byte_level(source, tokens, eos=end))
+        parts = {part for t in tokens for part in (t[1:-1], t[2:-2], t[:-1], t[1:]) if part}
+        for count, text in product((2, 4), ["so", *sorted(parts)]):
+            messages, tools = typed(text)
+            try:
+                controls = chat.encoder.controls(chat.read(messages[:count], tools).text())
+            except RenderError:  # it knows no calls
+                continue
+            if text == "so":
+                meant = controls
+            if controls != meant:
+                found.add(name)
+    return found
+
+
+def test_no_template_makes_a_control_token_around_what_people_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as those that write a key of a tool's schema between < and >."""
+    assert forged() == set()
+    monkeypatch.setattr(ChatTemplate, "_unforged", lambda self, chat, *_: chat)
+    assert "nemotron_3_nano" in forged()
 
 
 def test_the_tool_template_is_used_for_tools() -> None:

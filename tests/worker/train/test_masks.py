@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from ftd.core.dataset import Chat, Completion
-from ftd.worker.encoding import BREAK
+from ftd.worker.control import BREAK
 from ftd.worker.template import ChatTemplate, RenderError
 from ftd.worker.train.masks import Encoded, Tokens, encode
 from tests.worker.chat_templates import (
