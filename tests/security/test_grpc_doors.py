@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ftd import config
 from ftd.api.grpc import gate, server
 from ftd.host import certificates
-from ftd.v1 import files_pb2
+from ftd.service import tenure
+from ftd.v1 import files_pb2, files_pb2_grpc
 from tests.api.grpc.fake_door import FakeDoor
 from tests.api.grpc.serving import BEARER, Observed, refused, served, until
 from tests.api.rest.face import KEY as FACE_KEY
@@ -161,6 +162,77 @@ async def test_an_upload_that_stalls_is_cut_off_and_leaves_nothing(
         async with begun([call]), asyncio.timeout(5):
             assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert (door.files.uploads, door.files.open_uploads) == (1, 0)
+
+
+async def waiting_to_be_read(
+    door: FakeDoor, channel: grpc.aio.Channel
+) -> "grpc.aio.UnaryStreamCall[Any, Any]":
+    """A content of which the client has read the beginning, and the server cannot write more."""
+    door.files.add("file-1", bytes(2**24))
+    request = files_pb2.GetFileContentRequest(id="file-1")
+    call = files_pb2_grpc.FilesStub(channel).GetFileContent(request, metadata=BEARER)
+    assert (await anext(aiter(call))).data
+    return call
+
+
+async def drained(call: AsyncIterable[object]) -> None:
+    async for _ in call:
+        pass
+
+
+async def test_a_content_that_waits_to_be_read_ends_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenure, "LOOK_S", 0.02)
+    heard = Observed()
+    async with served(tmp_path, observe=heard) as (door, _, channel):
+        call = await waiting_to_be_read(door, channel)
+        door.keys.held = False
+        await until(lambda: door.keys.missed)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asyncio.wait_for(drained(call), 5)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert heard.codes() == [("GetFileContent", "UNAUTHENTICATED")]
+
+
+async def test_who_leaves_what_waits_to_be_read_has_cancelled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = Observed()
+    async with served(tmp_path, observe=heard) as (door, _, channel):
+        call = await waiting_to_be_read(door, channel)
+        call.cancel()
+        await until(lambda: heard != [])
+        assert await works(channel)
+    assert heard.codes()[0] == ("GetFileContent", "CANCELLED")
+    assert caplog.text == ""
+
+
+async def test_one_key_leaves_places_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "KEY_CALLS", 2)
+    heard = Observed()
+    async with served(tmp_path, observe=heard) as (door, _, channel):
+        call = channel.stream_stream("/ftd.v1.Jobs/GetJob")
+        door.keys.key_id = "one"
+        async with begun([call(nothing(), metadata=BEARER) for _ in range(3)]) as calls:
+            await until(lambda: any(call.done() for call in calls))
+            (third,) = (call for call in calls if call.done())
+            assert await third.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            door.keys.key_id = "another"
+            assert await works(channel)
+        await until(lambda: sum(method == "GetJob" for method, _ in heard.codes()) == 3)
+        door.keys.key_id = "one"
+        assert await works(channel)
+
+
+async def test_the_homes_own_key_has_all_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "KEY_CALLS", 0)
+    async with served(tmp_path) as (_, _, channel):
+        assert await works(channel)
 
 
 WITHOUT_A_KEY: dict[str, Callable[[], Any]] = {

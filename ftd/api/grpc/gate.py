@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
@@ -42,6 +43,7 @@ OPEN = frozenset(
 
 MESSAGE_S = 120.0  # for one message: 4 MiB, the largest, at 35 KiB a second
 STRANGER_S = 5.0  # the same for a call that needs no key
+KEY_CALLS = 256  # open at once with one key
 STRANGERS = 64  # calls that need no key at once: they can only crowd out each other
 
 _REFUSALS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
@@ -60,7 +62,8 @@ class Gate(grpc.aio.ServerInterceptor):
     - its errors become statuses; `observe` and the audit log are told how it ended;
     - nobody comes in without a key, `authorization: Bearer KEY` in the call's metadata, nobody
       further than its scopes, and nobody stays for longer than it is valid;
-    - a call is counted, in the bucket that the key's requests over REST come from too;
+    - a key has so many calls open at once; each is counted, in the bucket that its requests over
+      REST come from too;
     - its messages are waited for, each for so long, and read.
 
     gRPC's own services need no key: there the number of calls is bounded, and the waiting.
@@ -71,6 +74,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._rates = door.rates
         self._observe = observe
         self._strangers = 0
+        self._open: Counter[str] = Counter()  # calls of a key, by its id
 
     async def intercept_service(
         self,
@@ -89,21 +93,22 @@ class Gate(grpc.aio.ServerInterceptor):
             async with around(details, context), reader.request(received) as request:
                 return await answer(request, context)
 
-        async def many(received: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        # Written, not yielded: between two that are yielded, all this would not be there to end it.
+        async def many(received: AsyncIterator[bytes], context: Any) -> None:
             async with (
                 around(details, context),
                 reader.request(received) as request,
                 aclosing(answer(request, context)) as messages,
             ):
                 async for message in messages:
-                    yield message
+                    await context.write(message)
 
         # As one that takes a stream of bytes, whatever it takes: gRPC would wait for a message, for
         # as long as that takes, and read it, before any of this runs.
         serializer = handler.response_serializer
         if not handler.response_streaming:
             return grpc.stream_unary_rpc_method_handler(one, response_serializer=serializer)
-        # gRPC's own handlers may write their messages themselves, instead of yielding them.
+        # gRPC's own handlers may write their messages themselves.
         writes = inspect.iscoroutinefunction(answer)
         return grpc.stream_stream_rpc_method_handler(
             one if writes else many, response_serializer=serializer
@@ -120,11 +125,27 @@ class Gate(grpc.aio.ServerInterceptor):
             # Never reset: gRPC runs each call in a task, and so in a context, of its own.
             _actor.set(caller)
             permit(caller, needed)
-            async with while_held(self._keys, caller):
+            async with self._place(caller), while_held(self._keys, caller):
                 counted = self._rates.count(caller)
                 if counted is not None and counted.refused is not None:
                     raise counted.refused
                 yield
+
+    @asynccontextmanager
+    async def _place(self, caller: Actor) -> AsyncIterator[None]:
+        """One of those that a key may hold; the home's own may hold all."""
+        if caller.key_id is None:
+            yield
+            return
+        self._open[caller.key_id] += 1
+        try:
+            if self._open[caller.key_id] > KEY_CALLS:
+                raise FtdError(Kind.RATE_LIMITED, f"A key may have {KEY_CALLS} calls open at once.")
+            yield
+        finally:
+            self._open[caller.key_id] -= 1
+            if not self._open[caller.key_id]:
+                del self._open[caller.key_id]
 
     @asynccontextmanager
     async def _strangers_call(
@@ -154,9 +175,12 @@ async def _outcome(method: str, context: "_Context", observe: Observe) -> AsyncI
     except FtdError as error:
         code = statuses.code(error)
         await statuses.abort(context, error)
-    except (asyncio.CancelledError, GeneratorExit):
+    except asyncio.CancelledError:
         code = grpc.StatusCode.CANCELLED
         raise
+    except grpc.aio.InternalError as error:  # a message was written to a client that has gone
+        code = grpc.StatusCode.CANCELLED
+        raise asyncio.CancelledError from error
     except Exception:
         log.exception("call failed", extra={"method": method})
         code = grpc.StatusCode.INTERNAL

@@ -1,5 +1,6 @@
 """An error of ours as a status of gRPC, which travels in headers."""
 
+import asyncio
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
@@ -20,8 +21,12 @@ def code(error: FtdError) -> grpc.StatusCode:
 
 
 async def abort(context: "_Context", error: FtdError) -> None:
-    """End the call with it, by an exception of gRPC's."""
-    await context.abort(code(error), clip(error.message, MAX_MESSAGE_BYTES), trailers(error))
+    """End the call with it, by an exception of gRPC's. It waits for what was written before, until
+    the client has read it or gone."""
+    try:
+        await context.abort(code(error), clip(error.message, MAX_MESSAGE_BYTES), trailers(error))
+    except grpc.aio.InternalError as gone:
+        raise asyncio.CancelledError from gone
 
 
 def trailers(error: FtdError) -> tuple[tuple[str, str], ...]:

@@ -16,14 +16,18 @@ KEY = "test-key-of-sufficient-length"
 class FakeKeys:
     rows: dict[str, Key] = field(default_factory=dict)
     scopes: frozenset[Scope] = frozenset(Scope)  # of KEY
+    key_id: str | None = None  # of KEY; None: it is the home's own
+    held: bool = True  # whether KEY is valid still
+    missed: bool = False  # whether somebody has seen that it is not
 
     def authenticate(self, bearer: str | None) -> Actor:
         if bearer != KEY:
             raise FtdError(Kind.UNAUTHENTICATED, "Incorrect API key provided.")
-        return Actor(project="default", name="admin", scopes=self.scopes)
+        return Actor(project="default", name="admin", scopes=self.scopes, key_id=self.key_id)
 
     def holds(self, actor: Actor) -> bool:
-        return True
+        self.missed |= not self.held
+        return self.held
 
     async def create(self, actor: Actor, request: CreateKey) -> Minted:
         check(request)

@@ -33,7 +33,9 @@ async def served(
     heard = Observed() if observe is None else observe
     server = await serve(door, unix_path=path, tcp=tcp, observe=heard)
     try:
-        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        # A pool of its own: in the common one a test would find the connection to the last server.
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        async with grpc.aio.insecure_channel(f"unix:{path}", options=options) as channel:
             yield door, server, channel
     finally:
         await server.stop(0)
