@@ -27,7 +27,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
     ("grpc.enable_http_proxy", 0),  # the daemon is on this machine
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 20_000),  # how long a connection may take to come about
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
 
