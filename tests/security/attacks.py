@@ -106,6 +106,7 @@ ASKING: list[Attack] = [
     ("call", "unshare", 0x10000000),  # CLONE_NEWUSER
     ("call", "setns", 0, 0),
     ("clone", 0x10000000 | 17),
+    ("clone", 0x8000 | 17),  # CLONE_PARENT
     ("call", "open_by_handle_at", -100, 0, 0),
     ("call", "chroot", "/"),
     ("call", "kcmp", "{victim}", "{victim}", 0, 0, 0),

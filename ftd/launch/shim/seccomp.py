@@ -144,6 +144,7 @@ _SECCOMP: Numbers = (317, 277)
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_* of linux/audit.h
 _X32 = 0x40000000  # a second table of calls on x86_64
 _NAMESPACES = 0x7E020000  # CLONE_NEW* of linux/sched.h
+_CLONE_PARENT = 0x8000
 _DUMPABLE = 4  # PR_SET_DUMPABLE of linux/prctl.h
 _TRUNCATE = 0x200  # O_TRUNC of asm-generic/fcntl.h; the two lowest bits: to read, write, or both
 _SHARE, _UNLOCK, _AT_ONCE = 1, 8, 4  # LOCK_SH, LOCK_UN and LOCK_NB of asm-generic/fcntl.h
@@ -195,8 +196,9 @@ def program(machine: str, network: str) -> list[Step]:
         steps += _when(numbers[own], [_refuse(errno.ENOSYS)])
     for numbers in STAYING.values():
         steps += _when(numbers[own], [_refuse(0)])
-    namespaces = Step(ANY_BIT, _NAMESPACES, 0, 1)
-    steps += _when(CLONE[own], [_argument(0), namespaces, _refuse(), _allow()])
+    # A child of one's parent is one that the parent does not know, and never reaps.
+    elsewhere = Step(ANY_BIT, _NAMESPACES | _CLONE_PARENT, 0, 1)
+    steps += _when(CLONE[own], [_argument(0), elsewhere, _refuse(), _allow()])
     # Who cannot be dumped is hidden by a /proc that shows one's own: the shim would not find it.
     dumpable = Step(EQUAL, _DUMPABLE, 0, 1)
     steps += _when(PRCTL[own], [_argument(0), dumpable, _refuse(), _allow()])
