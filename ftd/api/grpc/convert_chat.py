@@ -6,12 +6,9 @@ no type of its own here travels as JSON text in a field whose name ends in _json
 
 from typing import Any
 
-from pydantic_core import from_json
-
-from ftd.core import amount, chat
+from ftd.core import chat, strict
 from ftd.core.conversation import read_constraint, read_conversation
 from ftd.core.errors import invalid
-from ftd.core.jsonline import nesting
 from ftd.service.chat import ChatRequest
 from ftd.v1 import chat_pb2
 
@@ -119,16 +116,11 @@ def _json(message: Any, field: str) -> Any:
     if not text:
         return None
     try:
-        if amount.holds_more(MAX_VALUES, text.encode()):
-            raise ValueError(f"it has more than {MAX_VALUES:,} values")
-        told = from_json(text, allow_inf_nan=False)
-        if nesting(told) > MAX_DEPTH:
-            raise ValueError(f"it nests deeper than {MAX_DEPTH} levels")
+        return strict.parse(text.encode(), values=MAX_VALUES, depth=MAX_DEPTH)
     except ValueError as error:
         raise invalid(
             f"Invalid JSON in '{field}': {error}.", code="invalid_json", param=field
         ) from error
-    return told
 
 
 def _likely(token: chat.Likely) -> chat_pb2.LikelyToken:

@@ -6,7 +6,6 @@ refused by its name: nobody shall believe that it was heeded. Bounds are the ser
 a schema can tell are in the document.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -214,13 +213,6 @@ class ChatBody(_Asked):
                 "Invalid value for 'top_logprobs': it needs 'logprobs' set to true.",
                 param="top_logprobs",
             )
-        for name, value in (("tools", self.tools), ("response_format", self.response_format)):
-            if _has_infinity(value):
-                raise invalid(
-                    f"Invalid '{name}': a number in it is out of range.",
-                    code="invalid_value",
-                    param=name,
-                )
         parallel = self.parallel_tool_calls is not False
         return ChatRequest(
             model=self.model,
@@ -285,20 +277,6 @@ class CompletionBody(_Asked):
             ChatRequest(model=self.model, prompt=prompt, sampling=sampling, echo=bool(self.echo))
             for prompt in prompts
         ]
-
-
-def _has_infinity(value: object) -> bool:
-    """Whether a number lies in it that JSON can write and not hold, such as 1e999."""
-    left = [value]
-    while left:
-        node = left.pop()
-        if isinstance(node, dict):
-            left += node.values()
-        elif isinstance(node, list):
-            left += node
-        elif isinstance(node, float) and math.isinf(node):
-            return True
-    return False
 
 
 def read_prompts(prompt: object) -> tuple[chat.Prompt, ...]:

@@ -325,7 +325,7 @@ async def test_json_that_is_none_is_refused_wherever_it_stands(
             headers={"Content-Type": "application/json"},
         )
         error = error_of(answer)
-        assert (answer.status_code, error["param"]) == (400, "tools")
+        assert (answer.status_code, error["code"]) == (400, "invalid_json")
         assert "out of range" in str(error["message"])
 
 

@@ -80,6 +80,8 @@ BAD_JSON = [
     (b'{"seed": 1, "seed": 2}', "invalid_json", "has the key seed more than once"),
     (b'{"a": [{"b\\"": 1, "\\u0062\\"": ":"}]}', "invalid_json", 'the key b" more than once'),
     (b'{"n": 1e999, "a": 1, "a": 1e999}', "invalid_json", "has the key a more than once"),
+    (b'{"n": 1e999}', "invalid_json", "has a number that is out of range"),
+    (b'{"n": [-%s.5]}' % (b"9" * 400), "invalid_json", "has a number that is out of range"),
     (b"", "missing_required_parameter", "The request body is empty."),
     (b"null", "invalid_type", "Invalid body"),
     (b"[]", "invalid_type", "Invalid body"),
