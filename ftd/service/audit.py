@@ -31,9 +31,9 @@ def begin() -> None:
 
 def concerns(name: str) -> None:
     """Say what the current call is about; of no effect outside of one."""
-    about = _about.get(None)
-    if about is not None and len(about) < NAMED:
-        about.append(_clipped(name))
+    about, known = _about.get(None), _clipped(name)
+    if about is not None and len(about) < NAMED and known not in about:
+        about.append(known)
 
 
 def _clipped(name: str) -> str:
@@ -51,7 +51,7 @@ def ended(
     peer: str | None,
 ) -> None:
     """A call has ended. `needs` is what the table of rules wants for it; `refused` is whether it
-    failed for want of a key or of a scope."""
+    was not let in: for want of a key or a scope, or as another host's or page's."""
     if needs not in RECORDED and not refused:
         return
     _log.info(

@@ -97,6 +97,16 @@ def test_who_has_no_key_or_no_leave_is_told_of(daemon: Daemon, tmp_path: Path) -
     assert told(daemon, by="reader", outcome="PERMISSION_DENIED")["peer"].startswith("unix:")
 
 
+@pytest.mark.parametrize(("header", "status"), [("Host", 421), ("Origin", 403)])
+def test_a_foreign_page_is_told_of(daemon: Daemon, header: str, status: int) -> None:
+    """A read as well, and with a key."""
+    headers = {"Authorization": f"Bearer {daemon.key}", header: "http://evil.example"}
+    if header == "Host":
+        headers[header] = "evil.example"
+    assert httpx2.get(daemon.url + "/models", headers=headers).status_code == status
+    assert told(daemon, outcome=str(status))["peer"] == "127.0.0.1"
+
+
 def test_reads_are_not_told_of(daemon: Daemon) -> None:
     assert ask(daemon, "GET", "/files", key=daemon.key).is_success
     assert ask(daemon, "GET", "/models", key=daemon.key).is_success

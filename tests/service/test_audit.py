@@ -30,7 +30,8 @@ def told(caplog: pytest.LogCaptureFixture, **changes: Any) -> list[logging.LogRe
 @pytest.mark.parametrize("needs", [Scope.SUBMIT, Scope.ADMIN])
 def test_a_change_is_told(needs: Scope, caplog: pytest.LogCaptureFixture) -> None:
     audit.begin()
-    audit.concerns("file-1")
+    for _ in range(2):  # as a use case and one that it calls do
+        audit.concerns("file-1")
     (record,) = told(caplog, needs=needs)
     fields = {
         "call": "POST /v1/files",

@@ -29,7 +29,9 @@ UNMATCHED = "unmatched"  # the route of a path that has none
 PATH_CHARACTERS = 200  # of a path, in a log line: anybody may ask for any
 
 _METHODS = frozenset(HTTPMethod)
-_REFUSALS = frozenset({Kind.UNAUTHENTICATED.http_status, Kind.FORBIDDEN.http_status})
+_REFUSALS = frozenset(
+    kind.http_status for kind in (Kind.UNAUTHENTICATED, Kind.FORBIDDEN, Kind.MISDIRECTED)
+)
 
 
 class Ledger:
