@@ -89,7 +89,7 @@ class Keys:
         now = self._store.clock.now()
         if key is None or not core.same(core.digest(secret), key.sha256) or not key.valid(now):
             return None
-        minute = now - now % USE_S
+        minute = max(now - now % USE_S, key.created_at)
         if key.used_at is None or key.used_at < minute:
             self._live[key_id] = replace(key, used_at=minute)
             self._used[key_id] = minute
@@ -148,8 +148,14 @@ class Keys:
         now = self._store.clock.now()
         # Before the write: that goes on when whoever asked hangs up, and this would not.
         held = self._live.pop(key_id, None)
+        used = {key_id: held.used_at} if held and held.used_at else {}
+
+        def work(tx: Transaction) -> Key | None:
+            rows.note_uses(tx, used)  # who revokes it wants to know
+            return rows.revoke(tx, key_id, now)
+
         try:
-            key = await self._store.db.write(lambda tx: rows.revoke(tx, key_id, now), about=())
+            key = await self._store.db.write(work, about=())
         except FtdError:
             if held is not None:
                 self._live[key_id] = held

@@ -158,13 +158,31 @@ async def test_its_last_use_is_kept_by_the_minute_in_one_write(
     await door.sweep()
     door.authenticate(first.token)
     await door.sweep()
-    assert writes == [{first.key.id: minute, second.key.id: minute}]
+    made = first.key.created_at  # in that minute: no key was used before it was made
+    assert writes == [{first.key.id: made, second.key.id: made}]
     turn(store, 60)
     door.authenticate(first.token)
     newest, oldest = (await (await again(store, tmp_path)).list(ADMIN)).data
-    assert (newest.used_at, oldest.used_at) == (minute, minute)
+    assert (newest.used_at, oldest.used_at) == (made, made)
     newest, oldest = (await door.list(ADMIN)).data
-    assert (newest.used_at, oldest.used_at) == (minute, minute + 60)
+    assert (newest.used_at, oldest.used_at) == (made, minute + 60)
+
+
+async def test_a_key_is_not_used_before_it_is_made(door: Keys, store: Store) -> None:
+    turn(store, 59 - store.clock.now() % 60)
+    minted = await door.create(ADMIN, CreateKey(name="a"))
+    door.authenticate(minted.token)
+    assert (await door.list(ADMIN)).data[0].used_at == minted.key.created_at
+
+
+async def test_who_revokes_a_key_sees_when_it_was_used_last(
+    door: Keys, store: Store, tmp_path: Path
+) -> None:
+    minted = await door.create(ADMIN, CreateKey(name="a"))
+    door.authenticate(minted.token)
+    await door.revoke(ADMIN, minted.key.id)
+    for held in (door, await again(store, tmp_path)):
+        assert (await held.list(ADMIN)).data[0].used_at == minted.key.created_at
 
 
 async def test_a_wrong_secret_is_no_use(door: Keys) -> None:
