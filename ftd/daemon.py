@@ -354,6 +354,7 @@ async def _faces(settings: Settings, house: House) -> AsyncIterator[None]:
             (home.root / "endpoint.json").unlink(missing_ok=True)
             (home.root / "ftd.sock").unlink(missing_ok=True)
             await grpc.stop(GRACE_S)
+            sockets.leave(socket)
     finally:
         await rest.stop()
 

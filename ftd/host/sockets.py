@@ -3,6 +3,7 @@
 Whoever could would be told the key of each client that calls.
 """
 
+import contextlib
 import os
 import stat
 from hashlib import sha256
@@ -25,6 +26,13 @@ def path(home: Path) -> Path:
     session = os.environ.get("XDG_RUNTIME_DIR")
     base = Path(session) if session else _ours(Path(OWN_DIRECTORY.format(uid=os.getuid())))
     return _ours(base / f"ftd-{sha256(os.fsencode(home)).hexdigest()[:16]}") / NAME
+
+
+def leave(socket: Path) -> None:
+    """Remove the directory of a socket that is gone, if that is of our making and empty."""
+    if "RUNTIME_DIRECTORY" not in os.environ:
+        with contextlib.suppress(OSError):
+            socket.parent.rmdir()
 
 
 def _ours(directory: Path) -> Path:

@@ -28,6 +28,22 @@ def test_each_home_has_one_of_its_own_for_its_owners_eyes(elsewhere: Path) -> No
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
+def test_one_that_is_left_leaves_nothing_but_what_is_not_ours(
+    elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = sockets.path(HOME), sockets.path(HOME / "other")
+    path.touch()
+    for socket in (path, other):
+        sockets.leave(socket)
+    assert (path.exists(), other.parent.exists()) == (True, False)
+    path.unlink()
+    sockets.leave(path)
+    assert list(elsewhere.iterdir()) == []
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    sockets.leave(sockets.path(HOME))
+    assert (tmp_path / "run").is_dir()
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o722, 0o770])
 def test_a_directory_that_others_can_write_is_not_used(elsewhere: Path, mode: int) -> None:
     elsewhere.mkdir()
