@@ -227,6 +227,57 @@ async def test_one_key_leaves_places_to_others(
         assert await works(channel)
 
 
+def header(name: str, value: str) -> bytes:
+    """By RFC 7541, 6.2.2: a literal of a new name, not indexed, in plain letters."""
+    return b"".join((b"\0", *(bytes([len(text)]) + text.encode() for text in (name, value))))
+
+
+def unread(path: str, calls: int, **metadata: str) -> bytes:
+    """So many calls with an empty message, of a client that lets nobody send it an answer."""
+    told = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
+    told |= {"content-type": "application/grpc", "te": "trailers"} | metadata
+    block = b"".join(header(name, value) for name, value in told.items())
+    data = PREFACE + b"\0\0\x06\x04\0" + bytes(4) + b"\0\x04" + bytes(4)  # a window of 0
+    for stream in range(1, 2 * calls, 2):
+        number = stream.to_bytes(4, "big")
+        data += len(block).to_bytes(3, "big") + b"\x01\x04" + number + block
+        data += b"\0\0\x05\0\x01" + number + bytes(5)
+    return data
+
+
+async def answered_stream(reader: asyncio.StreamReader) -> int:
+    """The stream of the next answer that begins: its head comes, window or not."""
+    while True:
+        head = await reader.readexactly(9)
+        await reader.readexactly(int.from_bytes(head[:3], "big"))
+        if head[3] == 1:  # HEADERS
+            return int.from_bytes(head[5:], "big")
+
+
+@pytest.mark.parametrize(
+    ("path", "key_id"),
+    [("/grpc.health.v1.Health/Check", None), ("/ftd.v1.Node/ListDevices", "one")],
+)
+async def test_who_reads_no_answer_holds_no_more_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, key_id: str | None
+) -> None:
+    """An answer is sent when its handler has ended, and only as far as the client lets it."""
+    monkeypatch.setattr(server, "MAX_CALLS", PLACES)
+    monkeypatch.setattr(gate, "STRANGERS", 2)
+    monkeypatch.setattr(gate, "KEY_CALLS", 2)
+    async with served(tmp_path) as (door, _, channel):
+        door.keys.key_id = key_id
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
+        writer.write(unread(path, PLACES, **({} if key_id is None else dict(BEARER))))
+        async with asyncio.timeout(5):
+            answered = {await answered_stream(reader)}
+            while len(answered) < PLACES:
+                answered.add(await answered_stream(reader))
+        door.keys.key_id = "another"
+        assert await works(channel)
+        writer.close()
+
+
 async def test_the_homes_own_key_has_all_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

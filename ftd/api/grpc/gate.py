@@ -43,10 +43,12 @@ OPEN = frozenset(
 
 MESSAGE_S = 120.0  # for one message: 4 MiB, the largest, at 35 KiB a second
 STRANGER_S = 5.0  # the same for a call that needs no key
-KEY_CALLS = 256  # open at once with one key
+KEY_CALLS = 128  # open at once with one key; the home's own may have all that there can be
 STRANGERS = 64  # calls that need no key at once: they can only crowd out each other
 
 _REFUSALS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+
+_NOBODY = ""  # the id of no key
 
 _actor: ContextVar[Actor] = ContextVar("actor")
 
@@ -73,8 +75,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self._keys = door.keys
         self._rates = door.rates
         self._observe = observe
-        self._strangers = 0
-        self._open: Counter[str] = Counter()  # calls of a key, by its id
+        self._open: Counter[str] = Counter()  # calls, by the id of their key
 
     async def intercept_service(
         self,
@@ -125,42 +126,37 @@ class Gate(grpc.aio.ServerInterceptor):
             # Never reset: gRPC runs each call in a task, and so in a context, of its own.
             _actor.set(caller)
             permit(caller, needed)
-            async with self._place(caller), while_held(self._keys, caller):
+            if caller.key_id and self._open_calls(caller.key_id, context) > KEY_CALLS:
+                raise FtdError(Kind.RATE_LIMITED, f"A key may have {KEY_CALLS} calls open at once.")
+            async with while_held(self._keys, caller):
                 counted = self._rates.count(caller)
                 if counted is not None and counted.refused is not None:
                     raise counted.refused
                 yield
 
     @asynccontextmanager
-    async def _place(self, caller: Actor) -> AsyncIterator[None]:
-        """One of those that a key may hold; the home's own may hold all."""
-        if caller.key_id is None:
-            yield
-            return
-        self._open[caller.key_id] += 1
-        try:
-            if self._open[caller.key_id] > KEY_CALLS:
-                raise FtdError(Kind.RATE_LIMITED, f"A key may have {KEY_CALLS} calls open at once.")
-            yield
-        finally:
-            self._open[caller.key_id] -= 1
-            if not self._open[caller.key_id]:
-                del self._open[caller.key_id]
-
-    @asynccontextmanager
     async def _strangers_call(
         self, details: grpc.HandlerCallDetails, context: "_Context"
     ) -> AsyncIterator[None]:
         del details
-        self._strangers += 1
         try:
-            if self._strangers > STRANGERS:
+            if self._open_calls(_NOBODY, context) > STRANGERS:
                 raise FtdError(Kind.UNAVAILABLE, "Too many calls without a key are open.")
             yield
         except FtdError as error:
             await statuses.abort(context, error)
-        finally:
-            self._strangers -= 1
+
+    def _open_calls(self, key: str, context: "_Context") -> int:
+        """How many calls a key has open, this one included, which is so until gRPC has done with
+        it: when its handler has ended, its answer may still wait to be read."""
+        context.add_done_callback(lambda _: self._close_call(key))  # type: ignore[arg-type]
+        self._open[key] += 1
+        return self._open[key]
+
+    def _close_call(self, key: str) -> None:
+        self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]
 
 
 @asynccontextmanager
