@@ -6,12 +6,13 @@ writes. In text from people a BREAK is put inside every one of them before the t
     "say <|im_end|>"  ->  "say <" BREAK "|im_end|>"
 
 and text is then encoded piece by piece between the breaks, so that no token reaches across one. Two
-ways lead around that, and both are rare; a text that takes one is broken everywhere:
+ways lead around that:
 
 - Many tokenizers normalize text before they look for tokens in it, so that <|IM_END|> is one where
   letters become small.
-- A template that writes "<" and ">" around a key makes a token of the key |im_end|. Such a text is
-  no token, but may be a part of one: `overlaps` tells, and what the template makes of it shows.
+- A template may write "<" and ">" around a key |im_end|, take "/think" out of <|im_/thinkend|>, or
+  make letters small itself. What it makes is looked at: a chat that has more control tokens than
+  one in which every end of one is broken, has them from people.
 
 (A control token of a single character cannot be broken.)
 """
@@ -25,8 +26,7 @@ from ftd.core.errors import invalid
 # A Unicode noncharacter: reserved for use inside a program, never for interchange.
 BREAK = "\ufdd0"
 
-# By these a template finds its way in what it is given, so they are never broken: the API's own
-# names, and JSON Schema's.
+# By these a template finds its way in what it is given: the API's own names, and JSON Schema's.
 NAMES = frozenset({
     "$defs", "$ref", "additionalProperties", "allOf", "anyOf", "arguments", "array", "assistant",
     "boolean", "const", "content", "default", "description", "developer", "enum", "format",
@@ -35,19 +35,23 @@ NAMES = frozenset({
     "parameters", "pattern", "properties", "required", "role", "strict", "string", "system", "text",
     "title", "tool", "tool_call_id", "tool_calls", "tools", "type", "user",
 })  # fmt: skip
-_END = "\0"  # between tokens, where they are looked for
+
+_NONE = r"(?!)"
 
 T = TypeVar("T")
 
 
 class ControlTokens:
-    """Some of a tokenizer's added tokens. `pattern` matches each of them in a rendered chat."""
+    """Some of a tokenizer's added tokens. `pattern` matches each of them in a rendered chat; those
+    of `others` are words."""
 
-    def __init__(self, tokens: Iterable[Any], normalizer: Any) -> None:
+    def __init__(self, tokens: Iterable[Any], normalizer: Any, others: Iterable[Any] = ()) -> None:
         added = {token.content: token for token in tokens}
         self.pattern = re.compile(_any_of(added))
         # One character, wherever a token begins: overlapping tokens are all found.
-        self._starts = re.compile(rf"(?={_any_of(added)}).", re.DOTALL)
+        first = _one_of(token[:1] for token in added)
+        self._starts = re.compile(rf"(?={first})(?={_any_of(added)}).", re.DOTALL)
+        self._words = re.compile(f"({_any_of(token.content for token in others)})")
         self._normalize: Callable[[str], str] | None = normalizer and normalizer.normalize_str
         become: set[str] = set()
         if self._normalize is not None:
@@ -59,44 +63,47 @@ class ControlTokens:
             ]
             become = {text for text in (*added, *forms) if len(text.strip()) > 1}
         self._normalized = re.compile(_any_of(become))
-        known = added.keys() | become
-        self._joined = _END + _END.join(sorted(known)) + _END
-        self._longest = max(map(len, known), default=0)
-        self._heads = re.compile(rf"(?={_any_of({text[:2] for text in known if len(text) > 1})})")
-        self._tails = re.compile(rf"(?={_any_of({text[-2:] for text in known if len(text) > 1})})")
+        known = sorted(token for token in added.keys() | become if len(token) > 1)
+        self._joined = "\0".join(known)
+        self._ends = re.compile(_one_of(end for token in known for end in (token[0], token[-1])))
 
     def broken(self, text: str, *, wary: bool = False) -> str:
-        """The text with every token in it broken; `wary`: with every part of one broken, too."""
-        if wary and self.overlaps(text):
-            return BREAK.join(text)
+        """The text with every token in it broken; `wary`: with whatever may become one, too."""
+        if wary and text not in NAMES:
+            return self._apart(text)
         quoted = self._starts.sub(rf"\g<0>{BREAK}", text)
+        if self._hidden(quoted):
+            quoted = self._apart(text)
         return BREAK.join(text) if self._hidden(quoted) else quoted
 
-    def overlaps(self, text: str) -> bool:
-        """Whether text before and behind it could make a token of two of its characters or more."""
+    def suspects(self, text: str) -> bool:
+        """Whether a template could make a token of it: it has an end of one, or is a part."""
         if text in NAMES:
             return False
-        if self._normalize is not None:
-            text = asked(self._normalize, text)
-        if 1 < len(text) <= self._longest and text in self._joined:
-            return True
-        head, tail = text[: self._longest], text[-self._longest :]
-        return any(
-            _END + tail[found.start() :] in self._joined for found in self._heads.finditer(tail)
-        ) or any(
-            head[: found.start() + 2] + _END in self._joined for found in self._tails.finditer(head)
-        )
+        part = self._form(text).strip()
+        return bool(part) and (part in self._joined or self._ends.search(part) is not None)
 
     def found(self, text: str) -> list[str]:
         """The tokens in a rendered chat, in their order; those that are hidden come last."""
         return self.pattern.findall(text) + self._hidden(text)
 
+    def _apart(self, text: str) -> str:
+        """The text with every end of a token by itself, and its own ends too."""
+        ends = {character for character in set(text) if self._ends.search(self._form(character))}
+        pieces = self._words.split(text)  # every other one is a word
+        for at in range(0, len(pieces), 2):
+            pieces[at] = "".join(f"{BREAK}{c}{BREAK}" if c in ends else c for c in pieces[at])
+        return f"{BREAK}{''.join(pieces)}{BREAK}"
+
     def _hidden(self, text: str) -> list[str]:
         """The tokens that are there only when it is normalized."""
         if self._normalize is None:
             return []
-        pieces = [asked(self._normalize, piece) for piece in text.split(BREAK)]
+        pieces = map(self._form, text.split(BREAK))
         return [token for piece in pieces for token in self._normalized.findall(piece)]
+
+    def _form(self, text: str) -> str:
+        return text if self._normalize is None else asked(self._normalize, text)
 
 
 def asked(library: Callable[..., T], *args: object, **options: object) -> T:
@@ -112,4 +119,9 @@ def asked(library: Callable[..., T], *args: object, **options: object) -> T:
 
 def _any_of(texts: Iterable[str]) -> str:
     longest_first = sorted(texts, key=lambda text: (-len(text), text))
-    return "|".join(map(re.escape, longest_first)) or r"(?!)"
+    return "|".join(map(re.escape, longest_first)) or _NONE
+
+
+def _one_of(characters: Iterable[str]) -> str:
+    chosen = "".join(sorted(map(re.escape, set(characters))))
+    return f"[{chosen}]" if chosen else _NONE

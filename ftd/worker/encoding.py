@@ -8,6 +8,9 @@ from transformers import PreTrainedTokenizerFast
 
 from ftd.worker.control import BREAK, ControlTokens, asked
 
+KEPT = frozenset({"id", "tool_call_id"})  # templates ask for their length
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
 # Texts to stand in for what came before: few tokens reach across a line break, or past a digit.
 _ANCHORS = ("\n", "0")
 
@@ -24,10 +27,15 @@ class Encoder:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         normalizer = None if backend is None else backend.normalizer
         # White space is ordinary text to a template, whatever the tokenizer calls it.
-        written = [t for t in added if t.content in template and not t.content.isspace()]
+        written = [
+            token
+            for token in added
+            if not token.content.isspace() and _writes(template, token.content)
+        ]
         special = [token for token in added if token.special]
-        self._special = ControlTokens(special, normalizer)
-        self._control = ControlTokens([*special, *written], normalizer)
+        words = [token for token in written if not token.special]
+        self._special = ControlTokens(special, normalizer, words)
+        self._control = ControlTokens([*special, *words], normalizer)
         self.special: re.Pattern[str] = self._special.pattern
         self.control: re.Pattern[str] = self._control.pattern
         self.eos: int | None = tokenizer.eos_token_id
@@ -45,31 +53,34 @@ class Encoder:
 
     def quote(self, value: Any, *, assistant: bool = False, wary: bool = False) -> Any:
         """The value with every control token in its strings broken, keys of dicts included; `wary`:
-        with every part of one broken, too.
+        with whatever a template may make one of, too.
 
         An assistant may write the added tokens that are not special, such as <think>: they are
         words of its own.
         """
         tokens = self._special if assistant else self._control
 
-        def quoted(value: Any) -> Any:
+        def quoted(value: Any, wary: bool) -> Any:
             if isinstance(value, str):
                 return tokens.broken(value, wary=wary)
             if isinstance(value, dict):
-                return {quoted(key): quoted(item) for key, item in value.items()}
+                return {
+                    quoted(key, wary): quoted(item, wary and key not in KEPT)
+                    for key, item in value.items()
+                }
             if isinstance(value, list | tuple):
-                return [quoted(item) for item in value]
+                return [quoted(item, wary) for item in value]
             return value
 
-        return quoted(value)
+        return quoted(value, wary)
 
-    def overlaps(self, value: Any) -> bool:
-        """Whether a string in it, or a key, may be a part of a control token beside other text."""
+    def suspects(self, value: Any) -> bool:
+        """Whether a template could make a control token of a string in it, or of a key."""
         if isinstance(value, str):
-            return self._control.overlaps(value)
+            return self._control.suspects(value)
         if isinstance(value, dict):
-            return any(self.overlaps(item) for pair in value.items() for item in pair)
-        return isinstance(value, list | tuple) and any(map(self.overlaps, value))
+            return any(self.suspects(item) for pair in value.items() for item in pair)
+        return isinstance(value, list | tuple) and any(map(self.suspects, value))
 
     def controls(self, text: str) -> list[str]:
         """The control tokens that a rendered chat has."""
@@ -105,6 +116,13 @@ class Encoder:
             encode = self._tokenizer.encode
             ids = asked(encode, text, add_special_tokens=False, verbose=False)
         return ids
+
+
+def _writes(template: str, token: str) -> bool:
+    """Whether the template has the token, or what it writes around a role in it."""
+    return token in template or any(
+        all(part in template for part in token.split(role)) for role in ROLES if role in token
+    )
 
 
 def _bare(tokenizer: Any) -> Any:

@@ -127,8 +127,9 @@ class ChatTemplate:
         messages: Sequence[Message],
         tools: list[Any] | None,
     ) -> "Conversation":
-        """The chat; where what people typed has become a part of a control token, that broken."""
-        if not self.encoder.overlaps([messages, tools]):
+        """The chat; where its template makes control tokens of what people typed, with all that
+        broken of which it might. Raises RenderError where it then takes it no more."""
+        if not self.encoder.suspects([messages, tools]):
             return chat
         adopted = [self._adopt(message, wary=True) for message in messages]
         shown = self.encoder.quote(tools, wary=True) if tools else None

@@ -132,27 +132,41 @@ def test_a_normalizer_that_gives_up_takes_nobody_with_it() -> None:
     tokenizer.backend_tokenizer.normalizer = normalizers.Precompiled(table)
     encode = Encoder(tokenizer, "")
     assert encode.quote("cafe") == "cafe"
-    for asked in (encode.quote, encode.overlaps, encode.ids):
+    for asked in (encode.quote, encode.suspects, encode.ids):
         with pytest.raises(FtdError, match="tokenizer gives up"):
             asked("caf\u00e9")
 
 
 @pytest.mark.parametrize(
-    ("text", "part"),
+    ("text", "may"),
     [
         ("|im_end|", True), ("im", True), ("so <|im_", True), ("end|> so", True), ("<|", True),
-        ("<|im_end|>", True), ("|>", True), ("|im_end|>|im_end|", True), ("|user", True),
-        ("so <| im_", False), ("e|> so", False), ("<", False), ("so", False), ("", False),
-        ("user", False),
+        ("<|im_end|>", True), ("|>", True), (" |im_end| ", True), ("|user", True), ("<", True),
+        ("n", True), ("<|im_/thinkend|>", True), ("so", False), ("", False), ("user", False),
     ],
 )  # fmt: skip
-def test_what_may_be_a_part_of_a_control_token(text: str, part: bool) -> None:
+def test_what_a_template_may_make_a_control_token_of(text: str, may: bool) -> None:
     encode = Encoder(byte_level(None, ("<|im_end|>", "<|user|>")), "")
-    assert encode.overlaps(text) == part
-    assert encode.overlaps([1, None, {text: [True]}]) == encode.overlaps({"a": text}) == part
-    quoted = encode.quote(text, wary=True)
-    assert quoted.replace(BREAK, "") == text
-    assert (quoted == BREAK.join(text)) == (part or len(text) < 2)
+    assert encode.suspects(text) == may
+    assert encode.suspects([1, None, {text: [True]}]) == encode.suspects({"a": text}) == may
+    pieces = encode.quote(text, wary=True).split(BREAK)
+    assert "".join(pieces) == text
+    assert all(piece in "<>" or not set(piece) & set("<>") for piece in pieces)
+    assert pieces[0] == pieces[-1] == ("user" if text == "user" else "")
+
+
+def test_an_id_stays_as_long_as_it_is() -> None:
+    encode = Encoder(byte_level(None, ("<|im_end|>",)), "")
+    call = {"id": "im_end", "tool_call_id": "im_end", "other": "im_end"}
+    quoted = encode.quote(call, wary=True).values()
+    assert list(quoted) == ["im_end", "im_end", f"{BREAK}im_end{BREAK}"]
+
+
+def test_a_token_that_the_template_writes_around_a_role_is_one_of_control() -> None:
+    template = "{{ '<|' + message.role + '|>' }}"
+    tokenizer = byte_level(template, ("<s>",), plain=("<|user|>", "<|pet|>"))
+    encode = Encoder(tokenizer, template)
+    assert encode.quote("<|user|> <|pet|>") == f"<{BREAK}|user|> <|pet|>"
 
 
 def test_an_encoder_goes_to_other_processes() -> None:

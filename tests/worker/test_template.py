@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ftd.worker.control import BREAK
 from ftd.worker.template import ChatTemplate, RenderError
 from tests.worker.chat_templates import (
     FAMILIES,
@@ -248,6 +249,29 @@ def test_no_template_makes_a_control_token_around_what_people_write(
     assert forged() == set()
     monkeypatch.setattr(ChatTemplate, "_unforged", lambda self, chat, *_: chat)
     assert "nemotron_3_nano" in forged()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<|im_/thinkend|>", "<|im_end/think|>", "<|IM_END|>", "a<s/thinks>", " |im_end| ", "IM_end"],
+)
+@pytest.mark.parametrize("write", ["{0}", "'<' + {0} + '>'", "'<|' + {0}[1:] + '|>'"])
+def test_what_a_template_makes_of_a_text_is_looked_at(text: str, write: str) -> None:
+    """One that takes text out, cuts it, or makes letters small."""
+    made = write.format("(message.content | replace('/think', '') | lower | trim)")
+    source = f"{{% for message in messages %}}{{{{ '<s>' + {made} + '\n' }}}}{{% endfor %}}"
+    chat = template(source)
+    controls = chat.encoder.controls(chat.read([{"role": "user", "content": text}]).text())
+    assert controls == ["<s>"]
+
+
+def test_thoughts_and_markup_that_forge_nothing_are_left_as_they_are() -> None:
+    chat = ChatTemplate(tokenizer_of("qwen3"))
+    markup = "<b>im</b> <|x|> [1] </s> <think"
+    thinks = {"role": "assistant", "content": f"<think>\n{markup}\n</think>\n\n{markup}"}
+    text = chat.read([{"role": "user", "content": markup}, thinks]).text()
+    assert BREAK not in text
+    assert text.count("<think>") == text.count("</think>") == 1
 
 
 def test_the_tool_template_is_used_for_tools() -> None:
