@@ -50,7 +50,8 @@ def test_a_key_outlives_its_daemon_and_ends_with_its_revocation(own_daemon: Daem
     assert "Missing scopes: admin." in refused.stderr
     (listed,) = json.loads(daemon.ftctl("keys", "list", "-o", "json").stdout)["data"]
     assert (listed["name"], listed["scopes"]) == ("ci", ["read"])
-    assert listed["last_used_at"] % 60 == 0
+    used = listed["last_used_at"]  # to the minute, and not before it was made
+    assert used == listed["created_at"] or used % 60 == 0 < used - listed["created_at"]
     daemon.ftctl("keys", "revoke", listed["id"])
     with pytest.raises(openai.AuthenticationError):
         daemon.client(api_key=key).models.list()
