@@ -26,6 +26,10 @@ MAX_REPLY_BYTES = 64 * 2**20  # a page of 10,000 files has a few
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
     ("grpc.enable_http_proxy", 0),  # the daemon is on this machine
+    # A daemon's host that lost its power says no goodbye: who follows a job would wait for ever.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),  # as many as there are minutes without an event
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 20_000),  # how long a connection may take to come about
     ("grpc.max_reconnect_backoff_ms", 2000),
