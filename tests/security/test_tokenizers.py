@@ -178,6 +178,10 @@ TRIED: dict[str, tuple[Spoil, str]] = {
         tokenizer_config(additional_special_tokens=[f"<{at}>" for at in range(20_000)]),
         "at most 16,384 added tokens",
     ),
+    "special tokens of the configuration by the page": (
+        tokenizer_config(additional_special_tokens=[f"{at:>900}" for at in range(2_000)]),
+        "added tokens of 1,8",
+    ),
 }
 
 

@@ -18,6 +18,7 @@ from ftd.worker.models.refusal import broken, shown, unsafe
 MAX_ID = 2**22
 MAX_TOKEN_CHARACTERS = 1000
 MAX_ADDED_TOKENS = 2**14  # people's text is searched for each
+MAX_ADDED_CHARACTERS = 2**20  # of all of them
 MAX_PARTS = 10_000
 MAX_PATTERNS = 50
 MAX_PADDING = 2**17
@@ -42,12 +43,16 @@ def check_tokenizer(document: Mapping[str, Any], file: str = "tokenizer.json") -
     added = document.get("added_tokens") or []
     if not isinstance(added, list) or len(added) > MAX_ADDED_TOKENS:
         raise broken(f"{file} has no list of at most {MAX_ADDED_TOKENS:,} added tokens.")
+    characters = 0
     for token in added:
         match token:
             case {"id": int(number), "content": str(content)}:
                 _check_words([(content, number)], file)
+                characters += len(content)
             case _:
                 raise broken(f"{file} has an added token without an id and content.")
+    if characters > MAX_ADDED_CHARACTERS:
+        raise broken(f"{file} has added tokens of {characters:,} characters.")
     _check_model(document.get("model"), file)
 
 
