@@ -4,6 +4,7 @@ A regular expression that never ends, or a size that a file only claims, holds a
 signal handler and no exception reaches it. A child can be killed, and its memory is counted.
 """
 
+import faulthandler
 import json
 import logging
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from ftd.core.errors import FtdError, invalid
 from ftd.worker.models.refusal import unsafe
+
+TOLD = 0.5  # of its time, after which one that has not ended says where it is
 
 _ANSWER_BYTES = 64 * 2**10
 _log = logging.getLogger(__name__)
@@ -32,7 +35,7 @@ def attempt(what: str, work: Callable[[], None], *, seconds: float, memory_bytes
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _run(work, writer, memory_bytes)
+        _run(work, writer, seconds, memory_bytes)
     os.close(writer)
     try:
         answer = _read(reader, time.monotonic() + seconds)
@@ -50,9 +53,10 @@ def attempt(what: str, work: Callable[[], None], *, seconds: float, memory_bytes
         raise invalid(message, code=code, param="source")
 
 
-def _run(work: Callable[[], None], writer: int, memory_bytes: int) -> None:
+def _run(work: Callable[[], None], writer: int, seconds: float, memory_bytes: int) -> None:
     """The child: say how it went, and never return."""
     try:
+        faulthandler.dump_traceback_later(TOLD * seconds, file=2)  # where it hangs, for the log
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         most = _data_bytes() + memory_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
