@@ -82,18 +82,21 @@ def nesting(value: Any) -> int:
     return depth
 
 
-def keys(value: Any) -> int:
-    """How many keys its objects have, in all."""
-    found = 0
+def values(value: Any) -> Iterator[Any]:
+    """The value, and all that lie in it."""
     waiting = [value]
     while waiting:
         node = waiting.pop()
+        yield node
         if isinstance(node, dict):
-            found += len(node)
-            waiting += [child for child in node.values() if isinstance(child, dict | list)]
+            waiting += node.values()
         elif isinstance(node, list):
-            waiting += [child for child in node if isinstance(child, dict | list)]
-    return found
+            waiting += node
+
+
+def keys(value: Any) -> int:
+    """How many keys its objects have, in all."""
+    return sum(len(node) for node in values(value) if isinstance(node, dict))
 
 
 def repeated(text: str) -> list[str]:

@@ -31,13 +31,4 @@ def parse(text: bytes, *, values: int, depth: int) -> Any:
 
 
 def _has_infinity(value: object) -> bool:
-    left = [value]
-    while left:
-        node = left.pop()
-        if isinstance(node, dict):
-            left += node.values()
-        elif isinstance(node, list):
-            left += node
-        elif isinstance(node, float) and math.isinf(node):
-            return True
-    return False
+    return any(isinstance(node, float) and math.isinf(node) for node in jsonline.values(value))
