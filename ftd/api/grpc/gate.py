@@ -85,9 +85,10 @@ class Gate(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None:
             return None  # gRPC answers UNIMPLEMENTED
-        open_to_all = _split(details.method)[0] in OPEN
+        call = _name(details)
+        open_to_all = call.partition("/")[0] in OPEN
         around = self._strangers_call if open_to_all else self._holders_call
-        reader = Reader(handler, details.method, STRANGER_S if open_to_all else MESSAGE_S)
+        reader = Reader(handler, call, STRANGER_S if open_to_all else MESSAGE_S)
         answer = _behaviour(handler)
 
         async def one(received: AsyncIterator[bytes], context: Any) -> Any:
@@ -119,9 +120,10 @@ class Gate(grpc.aio.ServerInterceptor):
     async def _holders_call(
         self, details: grpc.HandlerCallDetails, context: "_Context"
     ) -> AsyncIterator[None]:
-        async with _outcome(details.method, context, self._observe):
+        call = _name(details)
+        async with _outcome(call, context, self._observe):
             caller = self._keys.authenticate(_bearer(details))
-            needed = CALLS["{}/{}".format(*_split(details.method))]
+            needed = CALLS[call]
             assert needed is not None, "only gRPC's own services are open"
             # Never reset: gRPC runs each call in a task, and so in a context, of its own.
             _actor.set(caller)
@@ -160,7 +162,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
 
 @asynccontextmanager
-async def _outcome(method: str, context: "_Context", observe: Observe) -> AsyncIterator[None]:
+async def _outcome(call: str, context: "_Context", observe: Observe) -> AsyncIterator[None]:
     """Turns errors into statuses, and tells `observe` and the audit log of the call."""
     started = time.monotonic()
     peer = unquote(context.peer())  # now: grpc dereferences a call that may be gone at its end
@@ -178,16 +180,16 @@ async def _outcome(method: str, context: "_Context", observe: Observe) -> AsyncI
         code = grpc.StatusCode.CANCELLED
         raise asyncio.CancelledError from error
     except Exception:
-        log.exception("call failed", extra={"method": method})
+        log.exception("call failed", extra={"method": call})
         code = grpc.StatusCode.INTERNAL
         ours = FtdError(Kind.INTERNAL, "The server had an error; its log says more.")
         await statuses.abort(context, ours)
     finally:
-        call = _split(method)
-        observe(*call, code.name, time.monotonic() - started)
+        service, _, method = call.partition("/")
+        observe(service, method, code.name, time.monotonic() - started)
         audit.ended(
-            "/".join(call),
-            needs=CALLS.get("/".join(call)),
+            call,
+            needs=CALLS.get(call),
             actor=_actor.get(None),
             outcome=code.name,
             refused=code in _REFUSALS,
@@ -203,10 +205,9 @@ def _bearer(details: grpc.HandlerCallDetails) -> str | None:
     return None
 
 
-def _split(method: str) -> tuple[str, str]:
-    """`/ftd.v1.Jobs/GetJob` is the method GetJob of the service ftd.v1.Jobs."""
-    service, _, name = method.removeprefix("/").partition("/")
-    return service, name
+def _name(details: grpc.HandlerCallDetails) -> str:
+    """`ftd.v1.Jobs/GetJob` is the method GetJob of the service ftd.v1.Jobs."""
+    return details.method.removeprefix("/")
 
 
 def _behaviour(handler: "_Handler") -> Any:

@@ -8,6 +8,7 @@ seen: what is none, or makes too much of few bytes, is the client's mistake, INV
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from functools import cache
 from typing import Any, TypeAlias
 
 import grpc
@@ -29,11 +30,11 @@ TOO_MUCH = f"The message holds more than {MAX_VALUES:,} values."
 class Reader:
     """Reads what a handler takes, out of the bytes of its call."""
 
-    def __init__(self, handler: "_Handler", method: str, within_s: float) -> None:
+    def __init__(self, handler: "_Handler", call: str, within_s: float) -> None:
         assert handler.request_deserializer is not None, "generated code sets it"
         self._streams = handler.request_streaming
         self._deserialize = handler.request_deserializer
-        self._kind = _kind(method)
+        self._kind = _kind(call)
         self._within_s = within_s
 
     @asynccontextmanager
@@ -72,8 +73,9 @@ async def _one(messages: AsyncGenerator[Any, None]) -> Any:
     raise invalid("A message was announced, and none came.")
 
 
-def _kind(method: str) -> Descriptor:
-    """What a call takes: `/ftd.v1.Jobs/GetJob` is the method ftd.v1.Jobs.GetJob."""
-    name = method.removeprefix("/").replace("/", ".")
+@cache
+def _kind(call: str) -> Descriptor:
+    """What a call takes: `ftd.v1.Jobs/GetJob` is the method ftd.v1.Jobs.GetJob."""
+    name = call.replace("/", ".")
     kind: Descriptor = descriptor_pool.Default().FindMethodByName(name).input_type
     return kind
