@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ftd.host import certificates
 from ftd.service import tenure
 from ftd.v1 import files_pb2, files_pb2_grpc
 from tests.api.grpc.fake_door import FakeDoor
-from tests.api.grpc.serving import BEARER, Observed, refused, served, until
+from tests.api.grpc.serving import BEARER, Observed, drained, refused, served, until
 from tests.api.rest.face import KEY as FACE_KEY
 from tests.api.rest.face import serving
 from tests.authority import Authority
@@ -173,11 +173,6 @@ async def waiting_to_be_read(
     call = files_pb2_grpc.FilesStub(channel).GetFileContent(request, metadata=BEARER)
     assert (await anext(aiter(call))).data
     return call
-
-
-async def drained(call: AsyncIterable[object]) -> None:
-    async for _ in call:
-        pass
 
 
 async def test_a_content_that_waits_to_be_read_ends_with_its_key(

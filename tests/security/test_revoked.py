@@ -23,6 +23,7 @@ from ftd.service.actor import Actor
 from ftd.service.jobs import CreateJob
 from ftd.service.keys import CreateKey
 from ftd.v1 import chat_pb2, chat_pb2_grpc, jobs_pb2, jobs_pb2_grpc, keys_pb2, keys_pb2_grpc
+from tests.api.grpc.serving import drained
 from tests.api.rest import scripted
 from tests.api.rest.face import BASE, Face, HandClock, conversations, serving, until
 
@@ -86,13 +87,8 @@ async def a_job(face: Face) -> str:
 async def code_of(call: AsyncIterable[object]) -> grpc.StatusCode:
     """With which the call ends."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await asyncio.wait_for(_drained(call), 5)
+        await asyncio.wait_for(drained(call), 5)
     return caught.value.code()
-
-
-async def _drained(messages: AsyncIterable[object]) -> None:
-    async for _ in messages:
-        pass
 
 
 @ENDS
@@ -109,7 +105,7 @@ async def test_an_answer_over_rest_breaks_off(
         assert b"chat.completion.chunk" in await anext(parts)
         await end(face, key)
         with pytest.raises(httpx2.RemoteProtocolError):
-            await asyncio.wait_for(_drained(parts), 5)
+            await asyncio.wait_for(drained(parts), 5)
     await until(lambda: face.pool.open == 0)  # nobody goes on with it
     ours, *others = [record for record in caplog.records if record.name.startswith(("ftd", "uvi"))]
     assert (ours.message, others) == ("answer broken off", [])

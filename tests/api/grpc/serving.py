@@ -1,7 +1,7 @@
 """A gRPC face over a door in memory, and how to ask it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,11 @@ async def refused(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, dict[str,
         await call
     error = caught.value
     return error.code(), error.details() or "", dict(error.trailing_metadata())
+
+
+async def drained(messages: AsyncIterable[object]) -> None:
+    async for _ in messages:
+        pass
 
 
 async def until(condition: Callable[[], bool]) -> None:
