@@ -71,8 +71,8 @@ async def run_tool(
     own in $TMPDIR, which is gone afterwards. `memory_bytes` is its address space; CUDA and torch
     need far more of that than of memory. When the time is up, the caller is cancelled, or its group
     takes more memory or processes than the sandbox allows, the tool and all that it started are
-    killed; it also dies with this process. Raises
-    OSError when no process can be started, nothing else.
+    killed; it also dies with this process. Raises OSError when no process can be started, nothing
+    else.
     """
     given = os.environ if env is None else env
     notes = Path(tempfile.mkdtemp(prefix=f".{module.rpartition('.')[2]}-", dir=given.get("TMPDIR")))

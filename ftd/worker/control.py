@@ -5,13 +5,14 @@ writes. In text from people a BREAK is put inside every one of them before the t
 
     "say <|im_end|>"  ->  "say <" BREAK "|im_end|>"
 
-and text is then encoded piece by piece between the breaks, so that no token reaches across one. Two
-ways lead around that:
+and text is then encoded piece by piece between the breaks, so that no token reaches across one. A
+break that a template moves or loses forges nothing, and text without control tokens is encoded as
+it would have been anyway. Two ways lead around that:
 
 - Many tokenizers normalize text before they look for tokens in it, so that <|IM_END|> is one where
   letters become small.
 - A template may write "<" and ">" around a key |im_end|, take "/think" out of <|im_/thinkend|>, or
-  make letters small itself. What it makes is looked at: a chat that has more control tokens than
+  make letters small itself. What it makes is looked at: a chat that has other control tokens than
   one in which every end of one is broken, has them from people.
 
 (A control token of a single character cannot be broken.)
